@@ -1,0 +1,31 @@
+SHELL := bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint bench install clean
+
+install: $(VENV)/.installed  ## make .venv with Squall and everything it needs
+
+$(VENV)/.installed: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[embedded,aws,dev]'
+	touch $@
+
+demo: install  ## the whole set-up and the main job
+	$(BIN)/squall demo
+
+test: install  ## every test of the project
+	$(BIN)/python -m pytest
+
+lint: install  ## ruff, mypy --strict, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: install  ## print the figures of tests/bench and write bench.json
+	$(BIN)/python -m tests.bench
+
+clean:
+	rm -rf $(VENV) .cache bench.json
