@@ -9,6 +9,7 @@
 All is importable from here: ``from shared.wire import UpdateAddHtlc, decode, encode``.
 """
 
+from shared.wire.address import Address, Addresses, AddressKind, pack_addresses, parse_addresses
 from shared.wire.close import (
     ClosingComplete,
     ClosingSig,
@@ -79,6 +80,12 @@ from shared.wire.query import (
     QueryShortChannelIds,
     ReplyChannelRange,
     ReplyShortChannelIdsEnd,
+    decode_query_flags,
+    decode_short_ids,
+    decode_timestamps,
+    encode_query_flags,
+    encode_short_ids,
+    encode_timestamps,
 )
 from shared.wire.record import Record, TlvStream, decode_stream, encode_stream
 from shared.wire.reestablish import (
@@ -108,6 +115,9 @@ __all__ = [
     "REGISTRY",
     "AcceptChannel",
     "AcceptChannel2",
+    "Address",
+    "AddressKind",
+    "Addresses",
     "Announcement",
     "AnnouncementSignatures",
     "AttributionData",
@@ -170,11 +180,19 @@ __all__ = [
     "Warning",
     "channel_token",
     "decode",
+    "decode_query_flags",
+    "decode_short_ids",
     "decode_stream",
+    "decode_timestamps",
     "encode",
+    "encode_query_flags",
+    "encode_short_ids",
     "encode_stream",
+    "encode_timestamps",
     "from_json",
     "message_by_name",
+    "pack_addresses",
+    "parse_addresses",
     "signature_hash",
     "signed_data",
     "to_json",

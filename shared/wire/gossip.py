@@ -16,7 +16,6 @@ from shared.wire.types import (
     ChannelId,
     Point,
     Scid,
-    Secret,
     Signature,
 )
 
@@ -58,7 +57,7 @@ class NodeAnnouncement(Announcement, type=257):
     """Orders the announcements of one node; usually Unix seconds."""
     node_id: Point
     rgb_color: Annotated[bytes, Field(min_length=3, max_length=3), Fixed(3)]
-    alias: Secret
+    alias: Annotated[bytes, Field(min_length=32, max_length=32), Fixed(32)]
     """UTF-8, padded with zero bytes."""
     addresses: Blob
     """Address descriptors; :func:`shared.wire.address.parse_addresses` reads them."""

@@ -1,11 +1,15 @@
 """Asking for gossip (BOLT 7 § Query Messages).
 
-The encoded arrays are kept as they came, with their leading byte of encoding type.
+The messages keep encoded arrays as they came, with their byte of encoding type; the functions here
+read and write them.
 """
 
+from collections.abc import Iterable, Sequence
+from struct import Struct
 from typing import Annotated
 
-from shared.wire.codec import Repeated
+from shared.errors import Action
+from shared.wire.codec import BIG_SIZE, Reader, Repeated, malformed
 from shared.wire.message import Message
 from shared.wire.record import Nested, Record
 from shared.wire.tlv import Tlv
@@ -20,7 +24,16 @@ __all__ = [
     "QueryShortChannelIds",
     "ReplyChannelRange",
     "ReplyShortChannelIdsEnd",
+    "decode_query_flags",
+    "decode_short_ids",
+    "decode_timestamps",
+    "encode_query_flags",
+    "encode_short_ids",
+    "encode_timestamps",
 ]
+
+_BOLT = "BOLT 7 § Query Messages"
+_UNCOMPRESSED = 0
 
 
 class EncodedQueryFlags(Record):
@@ -94,3 +107,61 @@ class GossipTimestampFilter(Message, type=265):
     first_timestamp: U32
     timestamp_range: U32
     """Seconds."""
+
+
+def encode_short_ids(short_ids: Sequence[int]) -> bytes:
+    """Return ``encoded_short_ids`` for ``short_ids``, which ascend (BOLT 7 § Query Messages)."""
+    return bytes([_UNCOMPRESSED]) + b"".join(scid.to_bytes(8, "big") for scid in short_ids)
+
+
+def decode_short_ids(data: bytes) -> list[int]:
+    """Read ``encoded_short_ids``.
+
+    Raises:
+        MalformedMessage: the encoding is not 0, or there is no whole number of ids.
+    """
+    reader = Reader(data)
+    encoding = reader.take(1)[0] if data else _UNCOMPRESSED
+    return [scid for (scid,) in _array(encoding, reader.rest(), Struct(">Q"))]
+
+
+def decode_timestamps(tlv: EncodedTimestamps) -> list[tuple[int, int]]:
+    """Read the timestamps of both updates of each channel; 0 where there is none.
+
+    Raises:
+        MalformedMessage: the encoding is not 0, or there is no whole number of pairs.
+    """
+    pairs = _array(tlv.encoding_type, tlv.encoded_timestamps, Struct(">II"))
+    return [(first, second) for first, second in pairs]
+
+
+def encode_timestamps(pairs: Iterable[tuple[int, int]]) -> EncodedTimestamps:
+    """Return the timestamps of both updates of each channel as they are sent."""
+    packed = b"".join(Struct(">II").pack(*pair) for pair in pairs)
+    return EncodedTimestamps(encoding_type=_UNCOMPRESSED, encoded_timestamps=packed)
+
+
+def decode_query_flags(tlv: EncodedQueryFlags) -> list[int]:
+    """Read the flags, one bit field per channel asked for.
+
+    Raises:
+        MalformedMessage: the encoding is not 0, or a flag is truncated or not minimal.
+    """
+    _array(tlv.encoding_type, b"", Struct(">B"))
+    return Repeated(BIG_SIZE).read(Reader(tlv.encoded_query_flags))
+
+
+def encode_query_flags(flags: Iterable[int]) -> EncodedQueryFlags:
+    """Return the flags, one bit field per channel asked for, as they are sent."""
+    packed = b"".join(map(BIG_SIZE.write, flags))
+    return EncodedQueryFlags(encoding_type=_UNCOMPRESSED, encoded_query_flags=packed)
+
+
+def _array(encoding: int, data: bytes, item: Struct) -> list[tuple[int, ...]]:
+    if encoding != _UNCOMPRESSED:
+        raise malformed(f"encoding type {encoding}", bolt=_BOLT, action=Action.WARN)
+    if len(data) % item.size:
+        raise malformed(
+            f"{len(data)} bytes are no array of {item.size}", bolt=_BOLT, action=Action.WARN
+        )
+    return list(item.iter_unpack(data))

@@ -11,7 +11,7 @@ from struct import Struct
 from types import NoneType
 from typing import Annotated, Any, ClassVar, NamedTuple, TypeAlias, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from shared.wire.codec import Codec, Reader, malformed
 from shared.wire.tlv import TLV_BOLT, Tlv, read_records, write_records
@@ -125,6 +125,14 @@ class TlvStream(Record):
 
     unknown_tlvs: UnknownTlvs = Field(default_factory=dict, exclude_if=lambda value: not value)
     """Records of unknown odd type, by type, as they came."""
+
+    @field_validator("unknown_tlvs")
+    @classmethod
+    def _unknown_and_odd(cls, value: dict[int, bytes]) -> dict[int, bytes]:
+        """Refuse what the peer would refuse, or what has a field of its own."""
+        if wrong := [number for number in value if number % 2 == 0 or number in cls.TLVS]:
+            raise ValueError(f"not of unknown odd type: {wrong}")
+        return value
 
 
 class Nested:

@@ -104,15 +104,15 @@ BlockHash: TypeAlias = Annotated[
 """A block hash in internal byte order."""
 Sha256: TypeAlias = Annotated[bytes, Field(min_length=32, max_length=32), Fixed(32, "sha256")]
 """A hash or a txid, the latter in internal byte order."""
-Secret: TypeAlias = Annotated[bytes, Field(min_length=32, max_length=32), Fixed(32)]
-"""32 bytes: a preimage, a per-commitment secret, an alias."""
+Secret: TypeAlias = Annotated[bytes, Field(min_length=32, max_length=32, repr=False), Fixed(32)]
+"""A preimage or a per-commitment secret; it stays out of ``repr``."""
 OnionPacket: TypeAlias = Annotated[bytes, Field(min_length=1366, max_length=1366), Fixed(1366)]
 
 Blob: TypeAlias = Annotated[bytes, Field(max_length=0xFFFF), Bytes()]
 """Bytes with a length before them."""
 Tail: TypeAlias = Annotated[bytes, Rest()]
 """Bytes up to the end of their TLV record."""
-Presence: TypeAlias = Annotated[bool, Flag()]
+Presence: TypeAlias = Annotated[bool, Field(exclude_if=lambda value: not value), Flag()]
 """A TLV record without a value."""
 
 Signatures: TypeAlias = Annotated[list[Signature], Counted(Fixed(64, "signature"))]
