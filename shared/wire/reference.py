@@ -1,6 +1,6 @@
 """Writes docs/messages.md: ``python -m shared.wire.reference docs/messages.md``.
 
-What stands in its tables is the declarations themselves: field names and layouts from the compiled models,
+Its tables are the declarations themselves: field names and layouts from the compiled models,
 meanings from the strings under the fields.
 """
 
