@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from shared.features import FeatureSet
+from shared.features import Feature
 from shared.wire import Message
 
 __all__ = [
@@ -40,8 +40,8 @@ class Received:
 class Connected:
     """A session of the peer opened and both inits are exchanged."""
 
-    features: FeatureSet
-    """Negotiated: what both sides set, either bit."""
+    features: frozenset[Feature]
+    """Negotiated on this connection."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from back.transactions.commitment import CommitmentType
 from shared.chain import Outpoint
 from shared.crypto.shachain import ShachainStore
+from shared.features import Feature
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -238,6 +239,8 @@ class ChannelParameters:
     """None until accept_channel (opener)."""
     minimum_depth: int = 0
     """As the accepter demanded."""
+    default_shutdown_script: bytes = b""
+    """Where our money goes at a cooperative close, unless the operator names another script."""
     created_height: int = 0
 
 
@@ -328,6 +331,8 @@ class Channel:
     parameters: ChannelParameters
     phase: Phase
     link: Link = Link.OFFLINE
+    features: frozenset[Feature] = frozenset()
+    """Negotiated on the present connection (not stored)."""
     funding: Funding | None = None
     local_msat: int = 0
     remote_msat: int = 0

@@ -1,0 +1,155 @@
+"""One channel's life: decide, commit, act.
+
+The runner is the thin shell around :mod:`back.channel`. It takes all that waits in its inbox, applies
+it in one step, has the signer fill the step's requests, hands the new value and every fact of the step
+to the committer in one commit, and only then lets the effects out, in order.
+"""
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+import structlog
+
+from back.channel import machine
+from back.channel.effects import Effect
+from shared.errors import BackendError, CommandError, InvariantError, LightningError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from back.channel.events import Event
+    from back.channel.model import Channel
+    from back.storage.committer import Write
+
+__all__ = ["ChannelRunner", "World"]
+
+log = structlog.get_logger()
+
+RETRY_S = 0.2
+"""Between two tries of a commit while the database is away."""
+
+
+class World(Protocol):
+    """What a runner needs of its node: the only way out of a channel."""
+
+    def answer(self, channel: "Channel", request: object) -> object:
+        """Let the signer answer one request of a step."""
+
+    def writes(self, before: "Channel | None", step: machine.Step) -> "list[Write]":
+        """Rows of the new value and of the step's facts."""
+
+    async def commit(self, channel: "Channel", writes: "list[Write]") -> None:
+        """Make the writes durable, fenced by the lease of the channel's shard."""
+
+    def perform(self, runner: "ChannelRunner", effect: Effect) -> None:
+        """Do one effect of a durable step; never blocks, never raises."""
+
+
+@dataclass(slots=True)
+class _Item:
+    event: "Event"
+    writes: "Sequence[Write]" = ()
+    done: "asyncio.Future[Channel] | None" = None
+
+
+@dataclass(slots=True)
+class ChannelRunner:
+    """Owns one channel value and the only task that may replace it.
+
+    Attributes:
+        channel: the last durable value.
+    """
+
+    world: World
+    channel: "Channel"
+    is_stored: bool = True
+    _inbox: list[_Item] = field(default_factory=list)
+    _wake: asyncio.Event = field(default_factory=asyncio.Event)
+    is_stopped: bool = False
+    on_stop: "Callable[[ChannelRunner], None] | None" = None
+
+    def post(self, event: "Event", writes: "Sequence[Write]" = ()) -> None:
+        """Queue an event; ``writes`` go into the commit of the step that takes it."""
+        self._inbox.append(_Item(event, writes))
+        self._wake.set()
+
+    def request(
+        self, event: "Event", writes: "Sequence[Write]" = ()
+    ) -> "asyncio.Future[Channel]":
+        """Queue a command; the future holds the durable channel after it, or its CommandError."""
+        done: asyncio.Future[Channel] = asyncio.get_running_loop().create_future()
+        if self.is_stopped:
+            done.set_exception(CommandError("the channel is stopped"))
+            return done
+        self._inbox.append(_Item(event, writes, done))
+        self._wake.set()
+        return done
+
+    async def run(self, first: "machine.Step | None" = None) -> None:
+        """Run until the channel is forgotten or breaks an invariant of ours.
+
+        Args:
+            first: a step that made the channel (opening) and is not durable yet.
+        """
+        try:
+            if first is not None:
+                await self._finish(None if not self.is_stored else self.channel, first, ())
+            while not self.is_stopped:
+                await self._wake.wait()
+                self._wake.clear()
+                items, self._inbox = self._inbox, []
+                if items:
+                    await self._advance(items)
+        except InvariantError:
+            log.exception("channel_stopped", channel=self.channel.channel_id.hex())
+        finally:
+            self._stop()
+
+    async def _advance(self, items: list[_Item]) -> None:
+        before = self.channel
+        try:
+            step = machine.apply_batch(before, [item.event for item in items])
+        except LightningError as error:
+            raise InvariantError(f"a batch was refused as a whole: {error}") from error
+        writes = [write for item in items for write in item.writes]
+        await self._finish(before, step, writes)
+        refusals = dict(step.refusals)
+        for index, item in enumerate(items):
+            if item.done is None or item.done.done():
+                continue
+            if refusal := refusals.get(index):
+                item.done.set_exception(refusal)
+            else:
+                item.done.set_result(self.channel)
+
+    async def _finish(
+        self, before: "Channel | None", step: machine.Step, writes: "Sequence[Write]"
+    ) -> None:
+        filled = machine.fill(step, lambda request: self.world.answer(step.channel, request))
+        rows = [*self.world.writes(before, filled), *writes]
+        while True:
+            try:
+                await self.world.commit(filled.channel, rows)
+                break
+            except BackendError as error:
+                log.warning("commit_retried", channel=self.channel.channel_id.hex(), error=str(error))
+                await asyncio.sleep(RETRY_S)
+        self.channel = filled.channel
+        self.is_stored = True
+        for effect in filled.effects:
+            self.world.perform(self, effect)
+
+    def stop(self) -> None:
+        """End the task after what it is doing now."""
+        self.is_stopped = True
+        self._wake.set()
+
+    def _stop(self) -> None:
+        self.is_stopped = True
+        for item in self._inbox:
+            if item.done is not None and not item.done.done():
+                item.done.set_exception(CommandError("the channel is stopped"))
+        self._inbox.clear()
+        if self.on_stop is not None:
+            self.on_stop(self)

@@ -1,0 +1,452 @@
+"""Sessions of peers, as the owner of their shards sees them (ARCHITECTURE: Session).
+
+The switchboard answers ``open`` and ``resume``, runs one :class:`~shared.fabric.session.BackSession` per
+TCP connection, and hands what arrives, in order, to the node. It knows nothing of channels.
+"""
+
+import asyncio
+import contextlib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+import structlog
+
+from shared.errors import FabricError, MalformedMessage
+from shared.fabric import subjects
+from shared.fabric.envelope import (
+    Connected,
+    Direction,
+    Disconnected,
+    Envelope,
+    Reason,
+    Unreachable,
+    decode,
+    decode_body,
+)
+from shared.fabric.requests import (
+    Alive,
+    Expecting,
+    Hello,
+    Load,
+    NodeSelf,
+    OpenReply,
+    OpenRequest,
+    ResumeReply,
+    ResumeRequest,
+    read,
+)
+from shared.fabric.session import (
+    BackSession,
+    Deliver,
+    Effect,
+    Ended,
+    Made,
+    Publish,
+    replaces,
+    reset_for_unknown,
+)
+from shared.wire import Message, channel_token, encode, to_json
+
+if TYPE_CHECKING:
+    from shared.fabric.client import Fabric
+
+__all__ = ["Attendant", "Identity", "PeerSession", "Switchboard"]
+
+log = structlog.get_logger()
+
+HELLO_EVERY_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who this node is: what every `init` of ours says.
+
+    Attributes:
+        node_id: 33 bytes.
+        networks: chain hashes.
+        features: the `features` field of our `init`.
+        owner: name of this process, for people.
+        epoch: of the lease.
+    """
+
+    node_id: bytes
+    networks: tuple[bytes, ...]
+    features: bytes
+    owner: str
+    epoch: int
+
+
+class Attendant(Protocol):
+    """Who is told of sessions: the node."""
+
+    async def admit(self, peer: bytes) -> tuple[str, bool]:
+        """Say why a peer may not come in (empty: it may), and whether it has channels.
+
+        Passes the committer: a back that cannot commit admits nobody.
+        """
+
+    def connected(self, session: "PeerSession", connected: Connected) -> None:
+        """Both inits of a session went over the wire."""
+
+    def received(self, session: "PeerSession", message: Message) -> None:
+        """The next message of a session."""
+
+    def disconnected(self, session: "PeerSession", reason: Reason, detail: str) -> None:
+        """The session is over."""
+
+    def unreachable(self, dial_id: bytes, detail: str) -> None:
+        """A dial that was ordered made no connection."""
+
+    def front_alive(self, alive: Alive) -> None:
+        """A front's heartbeat."""
+
+    def commit_no(self, shard: int) -> int:
+        """The lease's counter, for hello."""
+
+    def load(self) -> Load:
+        """Present load, for hello."""
+
+
+@dataclass(slots=True, eq=False)
+class PeerSession:
+    """One TCP connection of a peer, as the node holds it."""
+
+    switchboard: "Switchboard"
+    session_id: bytes
+    peer: bytes
+    front: str
+    instance: bytes
+    made: Made
+    dial_id: bytes | None
+    core: BackSession
+    connected: Connected | None = None
+    is_over: bool = False
+    timer: asyncio.TimerHandle | None = None
+    timer_at: float = 0.0
+
+    def send(self, message: Message) -> None:
+        """Queue a message to the peer; nothing happens once the session is over."""
+        if self.is_over:
+            return
+        channel = channel_token(message)
+        self.switchboard.run(
+            self,
+            self.core.send(
+                message.NAME,
+                None if channel == "-" else bytes.fromhex(channel),
+                to_json(message),
+                len(encode(message)),
+                self.switchboard.now(),
+            ),
+        )
+
+    def close(self, reason: Reason, detail: str = "") -> None:
+        """Have the front write what was sent so far, then close the TCP connection."""
+        if not self.is_over:
+            self.switchboard.run(self, self.core.close(reason, detail, self.switchboard.now()))
+
+    def reset(self, reason: Reason, detail: str = "") -> None:
+        """End at once."""
+        if not self.is_over:
+            self.switchboard.run(self, self.core.reset(reason, detail, self.switchboard.now()))
+
+
+@dataclass(slots=True)
+class Switchboard:
+    """All sessions of the shards that this back owns."""
+
+    fabric: "Fabric"
+    identity: Identity
+    attendant: Attendant
+    shards: tuple[int, ...] = tuple(range(subjects.SHARDS))
+    sessions: dict[bytes, PeerSession] = field(default_factory=dict)
+    by_peer: dict[bytes, PeerSession] = field(default_factory=dict)
+    instances: dict[str, bytes] = field(default_factory=dict)
+    resent: int = 0
+    _hello: "asyncio.Task[None] | None" = None
+    _opening: "set[asyncio.Task[None]]" = field(default_factory=set)
+
+    @staticmethod
+    def now() -> float:
+        """Monotonic seconds."""
+        return asyncio.get_running_loop().time()
+
+    async def start(self) -> None:
+        """Subscribe the shards in the queue group of our epoch, then say hello."""
+        group = subjects.back_group(self.identity.epoch)
+        self.fabric.on_lost(self._fabric_lost)
+        self.fabric.on_back(self._fabric_back)
+        for shard in self.shards:
+            await self.fabric.subscribe(subjects.shard_inbound(shard), self._inbound, queue=group)
+            await self.fabric.subscribe(
+                subjects.open_session(shard), self._open_requested, queue=group
+            )
+            await self.fabric.subscribe(
+                subjects.resume_session(shard), self._resume_requested, queue=group
+            )
+        await self.fabric.subscribe(subjects.ALIVE, self._alive)
+        await self.fabric.barrier()
+        self._hello = asyncio.create_task(self._say_hello(), name="hello")
+
+    async def stop(self) -> None:
+        """Say nothing more."""
+        if self._hello is not None:
+            self._hello.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._hello
+        for task in self._opening:
+            task.cancel()
+        for session in self.sessions.values():
+            if session.timer is not None:
+                session.timer.cancel()
+
+    # --- hello -----------------------------------------------------------------------------------
+
+    async def _say_hello(self) -> None:
+        while True:
+            self.hello()
+            await asyncio.sleep(HELLO_EVERY_S)
+
+    def hello(self) -> None:
+        """Publish that we own our shards and who we are."""
+        if not self.fabric.is_connected:
+            return
+        load = self.attendant.load()
+        for shard in self.shards:
+            hello = Hello(
+                shard=shard,
+                owner=self.identity.owner,
+                epoch=self.identity.epoch,
+                commit_no=self.attendant.commit_no(shard),
+                load=load,
+            )
+            self.fabric.publish(subjects.hello(shard), hello.to_bytes())
+        node = NodeSelf(
+            node_id=self.identity.node_id,
+            networks=self.identity.networks,
+            features=self.identity.features,
+        )
+        self.fabric.publish(subjects.GRAPH_SELF, node.to_bytes())
+
+    # --- open and resume ---------------------------------------------------------------------------
+
+    def _open_requested(self, subject: str, payload: bytes, reply: str) -> None:
+        task = asyncio.create_task(self._open(subject, payload, reply))
+        self._opening.add(task)
+        task.add_done_callback(self._opening.discard)
+
+    async def _open(self, subject: str, payload: bytes, reply: str) -> None:
+        try:
+            request = read(OpenRequest, payload)
+        except FabricError as error:
+            log.warning("open_refused", subject=subject, error=str(error))
+            return
+        answer = await self._admit(request)
+        if answer is not None and reply:
+            self.fabric.publish(reply, answer.to_bytes())
+
+    async def _admit(self, request: OpenRequest) -> OpenReply | None:
+        known = self.sessions.get(request.session)
+        if known is not None and (known.peer, known.front) != (request.peer, request.front):
+            return self._refuse(request, "this session id belongs to another connection")
+        if request.node_id != self.identity.node_id:
+            return self._refuse(request, "this cluster's node id is another one")
+        if subjects.shard(request.peer) not in self.shards:
+            return None
+        why, has_channels = await self.attendant.admit(request.peer)
+        if why:
+            return self._refuse(request, why)
+        known = self.sessions.get(request.session)
+        if known is None:
+            made = Made(
+                self.now() - request.made_ms / 1000, request.direction is Direction.OUTBOUND
+            )
+            old = self.by_peer.get(request.peer)
+            if old is not None and not replaces(
+                old.made, made, self.identity.node_id, request.peer
+            ):
+                return self._refuse(request, "another connection of this peer stays")
+            self._begin(request, made, has_channels=has_channels)
+            if old is not None:
+                old.reset(Reason.REPLACED, "a newer connection of this peer")
+        return OpenReply(
+            session=request.session,
+            accepted=True,
+            epoch=self.identity.epoch,
+            has_channels=has_channels,
+            node_id=self.identity.node_id,
+            features=self.identity.features,
+            networks=self.identity.networks,
+        )
+
+    def _refuse(self, request: OpenRequest, why: str) -> OpenReply:
+        log.info("session_refused", peer=request.peer.hex(), front=request.front, why=why)
+        return OpenReply(session=request.session, accepted=False, why=why)
+
+    def _begin(self, request: OpenRequest, made: Made, *, has_channels: bool) -> None:
+        core = BackSession(
+            request.session,
+            request.front,
+            request.peer,
+            self.identity.epoch,
+            has_channels,
+            self.now(),
+        )
+        session = PeerSession(
+            self,
+            request.session,
+            request.peer,
+            request.front,
+            request.instance,
+            made,
+            request.dial_id,
+            core,
+        )
+        self.sessions[request.session] = session
+        self.by_peer[request.peer] = session
+        self._arm(session)
+
+    def _resume_requested(self, subject: str, payload: bytes, reply: str) -> None:
+        try:
+            request = read(ResumeRequest, payload)
+        except FabricError as error:
+            log.warning("resume_refused", subject=subject, error=str(error))
+            return
+        known: list[Expecting] = []
+        for expecting in request.sessions:
+            session = self.sessions.get(expecting.session)
+            if session is None or session.is_over or session.front != request.front:
+                continue
+            known.append(Expecting(session=session.session_id, expects=session.core.expects))
+            self.run(session, session.core.resumed(expecting.expects, self.now()))
+        answer = ResumeReply(
+            shard=request.shard, epoch=self.identity.epoch, sessions=tuple(known)
+        )
+        if reply:
+            self.fabric.publish(reply, answer.to_bytes())
+
+    # --- what arrives -----------------------------------------------------------------------------
+
+    def _inbound(self, subject: str, payload: bytes, _reply: str) -> None:
+        try:
+            parsed = subjects.parse_inbound(subject)
+            envelope = decode(payload)
+        except FabricError as error:
+            log.warning("envelope_refused", subject=subject, error=str(error))
+            return
+        session = self.sessions.get(envelope.session)
+        if session is None or session.peer != parsed.peer:
+            self._unknown(parsed, envelope)
+            return
+        self.run(
+            session, session.core.receive(parsed.name, parsed.channel, envelope, self.now())
+        )
+
+    def _unknown(self, parsed: subjects.Inbound, envelope: Envelope) -> None:
+        """A message of a session that we do not have: its front must close the connection."""
+        try:
+            body = decode_body(parsed.name, envelope.body)
+        except FabricError as error:
+            log.warning("envelope_refused", name=parsed.name, error=str(error))
+            return
+        match body:
+            case Unreachable(dial_id=dial_id, detail=detail):
+                self.attendant.unreachable(dial_id, detail)
+            case Disconnected():
+                pass
+            case Connected(front=front):
+                self._reset_unknown(front, parsed.peer, envelope)
+            case _:
+                for front in self.instances:
+                    self._reset_unknown(front, parsed.peer, envelope)
+
+    def _reset_unknown(self, front: str, peer: bytes, envelope: Envelope) -> None:
+        publish = reset_for_unknown(front, peer, envelope, self.identity.epoch)
+        self.fabric.publish(publish.subject, publish.payload)
+
+    def _alive(self, _subject: str, payload: bytes, _reply: str) -> None:
+        try:
+            alive = read(Alive, payload)
+        except FabricError as error:
+            log.warning("heartbeat_refused", error=str(error))
+            return
+        before = self.instances.get(alive.front)
+        self.instances[alive.front] = alive.instance
+        if before is not None and before != alive.instance:
+            for session in list(self.sessions.values()):
+                if session.front == alive.front and session.instance == before:
+                    session.reset(Reason.PEER_CLOSED, "the front was started anew")
+        self.attendant.front_alive(alive)
+
+    # --- effects ------------------------------------------------------------------------------------
+
+    def run(self, session: PeerSession, effects: list[Effect]) -> None:
+        """Do what a session's core says, in order."""
+        for effect in effects:
+            match effect:
+                case Publish(subject=subject, payload=payload):
+                    self.fabric.publish(subject, payload)
+                case Deliver():
+                    self._deliver(session, effect)
+                case Ended(reason=reason, detail=detail):
+                    self._end(session, reason, detail)
+                case _:
+                    raise FabricError(f"{effect} is not for a back")
+        self._arm(session)
+
+    def _deliver(self, session: PeerSession, deliver: Deliver) -> None:
+        if session.is_over:
+            return
+        try:
+            body = decode_body(deliver.name, deliver.body)
+        except (FabricError, MalformedMessage) as error:
+            session.reset(Reason.INVALID, str(error))
+            return
+        match body:
+            case Connected():
+                session.connected = body
+                self.attendant.connected(session, body)
+            case Message() if session.connected is not None:
+                self.attendant.received(session, body)
+            case Message():
+                session.reset(Reason.INVALID, f"{deliver.name} before connected")
+            case _:
+                session.reset(Reason.INVALID, f"{deliver.name} is not part of the stream")
+
+    def _end(self, session: PeerSession, reason: Reason, detail: str) -> None:
+        if session.is_over:
+            return
+        session.is_over = True
+        if self.by_peer.get(session.peer) is session:
+            del self.by_peer[session.peer]
+        self.attendant.disconnected(session, reason, detail)
+
+    def _arm(self, session: PeerSession) -> None:
+        if session.core.finished:
+            self.sessions.pop(session.session_id, None)
+            if session.timer is not None:
+                session.timer.cancel()
+                session.timer = None
+            return
+        at = session.core.next_deadline()
+        if at is None or (session.timer is not None and session.timer_at <= at):
+            return
+        if session.timer is not None:
+            session.timer.cancel()
+        session.timer_at = at
+        session.timer = asyncio.get_running_loop().call_at(at, self._poll, session)
+
+    def _poll(self, session: PeerSession) -> None:
+        session.timer = None
+        self.run(session, session.core.poll(self.now()))
+
+    def _fabric_lost(self) -> None:
+        now = self.now()
+        for session in self.sessions.values():
+            session.core.fabric_lost(now)
+
+    def _fabric_back(self) -> None:
+        now = self.now()
+        self.hello()
+        for session in list(self.sessions.values()):
+            self.run(session, session.core.fabric_back(now))
