@@ -1,1 +1,1 @@
-"""front/peer."""
+"""One peer: `init` (``handshake``), where messages go (``routing``), its life (``session``)."""
