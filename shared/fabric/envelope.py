@@ -1,7 +1,9 @@
 """What travels on a session's subjects: an envelope around one message or one control.
 
-``{"v":1,"session":"<32 hex>","epoch":5,"seq":7,"ack":3,"message":{…}}``. The header is read without parsing the
-message, because ordering, duplicates and acks are decided on the header alone; the message is validated once, by
+``{"v":1,"session":"<32 hex>","front":"f1","epoch":5,"seq":7,"ack":3,"message":{…}}``; ``front``
+only on what a front sends, so that a message of an unknown session can be answered. The header is
+read without parsing the message, because ordering, duplicates and acks are decided on the header
+alone; the message is validated once, by
 `decode_body`, when it is delivered. ``seq`` 0 marks what is not numbered.
 
 Raises:
@@ -38,6 +40,8 @@ __all__ = [
     "Unreachable",
     "decode",
     "decode_body",
+    "decode_control",
+    "decode_message",
     "encode",
     "first_error",
     "is_known",
@@ -47,13 +51,14 @@ VERSION = 1
 """Version of the envelope and of all controls; raised when old programs would misread new ones."""
 
 _HEADER = re.compile(
-    rb'\{"v":(\d{1,9}),"session":"([0-9a-f]{32})","epoch":(\d{1,18}),"seq":(\d{1,18}),"ack":(\d{1,18}),"message":(\{.*\})\}',
+    rb'\{"v":(\d{1,9}),"session":"([0-9a-f]{32})"(?:,"front":"([A-Za-z0-9_-]{1,64})")?'
+    rb',"epoch":(\d{1,18}),"seq":(\d{1,18}),"ack":(\d{1,18}),"message":(\{.*\})\}',
     re.DOTALL,
 )
 
 SessionId = Annotated[bytes, Field(min_length=16, max_length=16)]
 NodeId = Annotated[bytes, Field(min_length=33, max_length=33)]
-FrontName = Annotated[str, Field(pattern=r"\A[A-Za-z0-9_-]{1,64}\Z")]
+FrontName = Annotated[str, Field(pattern="^[A-Za-z0-9_-]{1,64}$")]
 Count = Annotated[int, Field(ge=0, lt=1 << 60)]
 
 
@@ -82,8 +87,10 @@ class Envelope:
         session: 16 bytes, chosen by the front, one per TCP connection.
         epoch: of the shard's owner, as the sender knows it; 0 if it knows none.
         seq: number of this message in its direction from 1; 0 for unnumbered controls.
-        ack: highest number of the other direction that the sender has received (back) or written out (front).
+        ack: highest number of the other direction that the sender has received (back) or written
+            out (front).
         body: JSON of the message or control, not parsed yet.
+        front: who sent it, when a front did; else ``""``.
     """
 
     session: bytes
@@ -91,16 +98,20 @@ class Envelope:
     seq: int
     ack: int
     body: bytes
+    front: str = ""
 
 
-def encode(session: bytes, epoch: int, seq: int, ack: int, body: bytes) -> bytes:
-    """Return the payload; ``body`` is JSON already (`shared.wire.to_json` or `FabricModel.to_bytes`)."""
-    return b'{"v":1,"session":"%b","epoch":%d,"seq":%d,"ack":%d,"message":%b}' % (
-        session.hex().encode(),
-        epoch,
-        seq,
-        ack,
-        body,
+def encode(envelope: Envelope) -> bytes:
+    """Return the payload; the body is JSON already (`wire.to_json`, `FabricModel.to_bytes`)."""
+    e = envelope
+    origin = b',"front":"%b"' % e.front.encode() if e.front else b""
+    return b'{"v":1,"session":"%b"%b,"epoch":%d,"seq":%d,"ack":%d,"message":%b}' % (
+        e.session.hex().encode(),
+        origin,
+        e.epoch,
+        e.seq,
+        e.ack,
+        e.body,
     )
 
 
@@ -109,10 +120,17 @@ def decode(payload: bytes) -> Envelope:
     match = _HEADER.fullmatch(payload)
     if match is None:
         return _decode_foreign(payload)
-    version, session, epoch, seq, ack, body = match.groups()
+    version, session, front, epoch, seq, ack, body = match.groups()
     if version != b"1":
         raise FabricError(f"envelope version {int(version)}, this program speaks {VERSION}")
-    return Envelope(bytes.fromhex(session.decode()), int(epoch), int(seq), int(ack), body)
+    return Envelope(
+        bytes.fromhex(session.decode()),
+        int(epoch),
+        int(seq),
+        int(ack),
+        body,
+        (front or b"").decode(),
+    )
 
 
 class _Foreign(FabricModel):
@@ -120,6 +138,7 @@ class _Foreign(FabricModel):
 
     v: int
     session: SessionId
+    front: FrontName = ""
     epoch: Count
     seq: Count
     ack: Count
@@ -134,7 +153,7 @@ def _decode_foreign(payload: bytes) -> Envelope:
         raise FabricError(f"not an envelope: {first_error(error)}") from None
     if read.v != VERSION:
         raise FabricError(f"envelope version {read.v}, this program speaks {VERSION}")
-    return Envelope(read.session, read.epoch, read.seq, read.ack, body)
+    return Envelope(read.session, read.epoch, read.seq, read.ack, body, read.front)
 
 
 # --- controls of a session ----------------------------------------------------------------------
@@ -190,7 +209,7 @@ class Connected(FabricModel):
 
 
 class Disconnected(FabricModel):
-    """Last numbered message of a session: the TCP connection is closed. With seq 0: "I know no such session"."""
+    """The last numbered message: the TCP connection is closed; with seq 0: no such session here."""
 
     reason: Reason
     detail: str = ""
@@ -224,7 +243,7 @@ class Reset(FabricModel):
 
 
 class Unreachable(FabricModel):
-    """Front to owner, unnumbered, the dial's id in place of a session: no connection came of a dial."""
+    """Front to owner, unnumbered, the dial's id as the session: no connection came of a dial."""
 
     dial_id: Annotated[bytes, Field(min_length=16, max_length=16)]
     detail: str
@@ -244,7 +263,9 @@ CONTROLS: dict[str, type[Control]] = {
 }
 """Controls by their last subject token; no BOLT message has one of these names."""
 
-NUMBERED_CONTROLS: frozenset[Literal["connected", "disconnected"]] = frozenset({"connected", "disconnected"})
+NUMBERED_CONTROLS: frozenset[Literal["connected", "disconnected"]] = frozenset(
+    {"connected", "disconnected"}
+)
 
 
 def is_known(name: str) -> bool:
@@ -260,10 +281,22 @@ def is_known(name: str) -> bool:
 
 def decode_body(name: str, body: bytes) -> Message | Control:
     """Validate the body of an envelope by the name in its subject."""
-    control = CONTROLS.get(name)
+    return decode_control(name, body) if name in CONTROLS else decode_message(name, body)
+
+
+def decode_control(name: str, body: bytes) -> Control:
+    """Validate the body of a control."""
+    if name not in CONTROLS:
+        raise FabricError(f"{name!r} is not a control of this version")
     try:
-        if control is not None:
-            return control.model_validate_json(body)
+        return CONTROLS[name].model_validate_json(body)
+    except ValidationError as error:
+        raise FabricError(f"{name} is malformed: {first_error(error)}") from None
+
+
+def decode_message(name: str, body: bytes) -> Message:
+    """Validate the body of a BOLT message."""
+    try:
         return from_json(name, body)
     except ValidationError as error:
         raise FabricError(f"{name} is malformed: {first_error(error)}") from None

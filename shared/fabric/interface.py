@@ -1,4 +1,4 @@
-"""What the processes need from the fabric, whoever provides it: nats-py (`client`) or memory (`memory`, for tests)."""
+"""What the processes need from the fabric: provided by nats-py (`client`) or by memory (tests)."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -23,15 +23,15 @@ class Received:
 
 
 Handler: TypeAlias = Callable[[Received], Awaitable[None] | None]
-"""A plain function is called in place, in order, and must be quick; a coroutine function is awaited before the next
-message of the same subscription. An exception is logged and the next message follows."""
+"""A plain function is called in place, in order, and must be quick; a coroutine function is awaited
+before the next message of the subscription. An exception is logged and the next one follows."""
 
 
 class Subscription(Protocol):
     """A subscription that survives reconnects until it is closed."""
 
     async def drain(self) -> None:
-        """Stop getting messages, and return when every one that the broker sent us has been handled."""
+        """Stop getting messages; return when every one that the broker sent us has been handled."""
 
     async def close(self) -> None:
         """Stop at once; what has not been handled is dropped."""
@@ -51,7 +51,8 @@ class Fabric(Protocol):
         """Connect, and keep connected until `stop`.
 
         Args:
-            timeout_s: give up after this long; None waits for ever (the processes outlive their broker).
+            timeout_s: give up after this long; None waits for ever (the processes outlive their
+                broker).
 
         Raises:
             FabricUnavailable: not connected in time; says the last reason.
@@ -61,7 +62,7 @@ class Fabric(Protocol):
         """Handle what has arrived, flush what was published, and close."""
 
     def publish(self, subject: str, payload: bytes) -> bool:
-        """Send and forget; cheap. False when there is no connection: then it is lost, as it may be anyway."""
+        """Send and forget; cheap. False when there is no connection: then it is lost."""
 
     def respond(self, request: Received, payload: bytes) -> bool:
         """Answer a request; like `publish`."""
@@ -74,9 +75,10 @@ class Fabric(Protocol):
         """
 
     async def subscribe(self, subject: str, handler: Handler, *, group: str = "") -> Subscription:
-        """Get what is published on a subject; in a queue group each message goes to one member only.
+        """Get what is published on a subject; in a queue group each message goes to one member.
 
-        The broker knows of it when this returns. While there is no connection it is made at the next one.
+        The broker knows of it when this returns. While there is no connection it is made at the
+        next one.
 
         Raises:
             PermissionDenied: the broker refuses it to our role.
@@ -93,7 +95,7 @@ class Fabric(Protocol):
         """Call this whenever the connection breaks (not at `stop`)."""
 
     def on_back(self, callback: Callable[[], None]) -> None:
-        """Call this whenever a connection stands, the first included, with all subscriptions in place."""
+        """Call this whenever a connection stands, the first too, with all subscriptions made."""
 
     def on_denied(self, callback: Callable[[str], None]) -> None:
-        """Call this with the broker's words when it refused a publish or a subscription; it is logged anyway."""
+        """Call this with the broker's words when it refused something; it is logged anyway."""

@@ -1,6 +1,7 @@
-"""Requests, replies and heartbeats of the fabric: everything that is not part of a session's stream.
+"""Requests, replies and heartbeats: everything that is not part of a session's stream.
 
-Each is a whole payload: ``model.to_bytes()`` on one side, ``read(Model, payload)`` on the other. All carry ``v``.
+Each is a whole payload: ``model.to_bytes()`` on one side, ``read(Model, payload)`` on the other.
+All carry ``v``.
 
 Raises:
     FabricError: from `read`, for another version or anything that does not validate.
@@ -11,7 +12,15 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import Field, TypeAdapter, ValidationError
 
 from shared.errors import FabricError
-from shared.fabric.envelope import Count, Direction, FabricModel, FrontName, NodeId, SessionId, first_error
+from shared.fabric.envelope import (
+    Count,
+    Direction,
+    FabricModel,
+    FrontName,
+    NodeId,
+    SessionId,
+    first_error,
+)
 
 __all__ = [
     "Alive",
@@ -79,7 +88,8 @@ class Alive(Versioned):
 
     front: FrontName
     instance: Bytes16
-    """Random at each start of the process: sessions of another instance of the same name are dead."""
+    """Random at each start of the process: sessions of another instance of the same name are
+    dead."""
     version: str
     listen: tuple[str, ...]
     """``host:port`` of each listener."""
@@ -88,7 +98,7 @@ class Alive(Versioned):
 
 
 class NodeSelf(Versioned):
-    """Who this node is (``ln.graph.self``, last value): what a front uses while no owner answers."""
+    """Who this node is (``ln.graph.self``, last value): for a front while no owner answers."""
 
     node_id: NodeId
     networks: tuple[Bytes32, ...]
@@ -98,7 +108,7 @@ class NodeSelf(Versioned):
 
 
 class OpenRequest(Versioned):
-    """Front to owner: may this peer in? Idempotent by ``session``; asked after BOLT 8, before our `init`."""
+    """Front to owner: may this peer in? Idempotent; asked after BOLT 8, before our `init`."""
 
     session: SessionId
     front: FrontName
@@ -112,7 +122,8 @@ class OpenRequest(Versioned):
     """Age of the TCP connection when this was sent, milliseconds; decides ties."""
     dial_id: Bytes16 | None = None
     act_one: ActOneOrTwo | None = None
-    """Responder: act one as received, so that the back can tie the session to a handshake that it helped with."""
+    """Responder: act one as received, so that the back can tie the session to a handshake that it
+    helped with."""
 
 
 class OpenReply(Versioned):
@@ -167,7 +178,7 @@ class ConnectRequest(Versioned):
 
 
 class ConnectReply(Versioned):
-    """The front's answer, before it dials: the outcome is a session with this dial id, or `unreachable`."""
+    """The front's answer, before it dials: a session with this dial id follows or `unreachable`."""
 
     dial_id: Bytes16
     front: FrontName
@@ -184,7 +195,7 @@ class EcdhResponder(Versioned):
 
 
 class EcdhInitiator(Versioned):
-    """Front to a back: we dialled and received act two; what act three needs (BOLT 8 § Act Three)."""
+    """Front to a back: we dialled and received act two (BOLT 8 § Act Three needs the node key)."""
 
     role: Literal["initiator"] = "initiator"
     front: FrontName

@@ -1,7 +1,7 @@
 """The one place where NATS subjects are spelled (docs/fabric.md lists who may use which).
 
-Values become tokens through functions that check them, so that a peer's bytes or a front's name can never widen a
-subject (``.``, ``*``, ``>``) or move a message to another shard.
+Values become tokens through functions that check them, so that a peer's bytes or a front's name can
+never widen a subject (``.``, ``*``, ``>``) or move a message to another shard.
 
 Raises:
     FabricError: from every parser, for a subject that this program would not have written.
@@ -168,7 +168,9 @@ def parse_inbound(subject: str) -> Inbound:
         raise FabricError(f"not an inbound subject: {subject[:200]!r}")
     peer = bytes.fromhex(match["peer"])
     if int(match["shard"]) != shard(peer):
-        raise FabricError(f"shard {match['shard']} is not {shard(peer)}, that of the peer: {subject!r}")
+        raise FabricError(
+            f"shard {match['shard']} is not {shard(peer)}, that of the peer: {subject!r}"
+        )
     return Inbound(shard(peer), peer, _parsed_channel(match["channel"]), match["name"])
 
 
@@ -257,7 +259,9 @@ def front_token(name: str) -> str:
 
 def _peer(node_id: bytes) -> str:
     if len(node_id) != 33 or node_id[0] not in {2, 3}:
-        raise ValueError(f"a node id has 33 bytes and starts with 02 or 03, got {node_id[:40].hex()}")
+        raise ValueError(
+            f"a node id has 33 bytes and starts with 02 or 03, got {node_id[:40].hex()}"
+        )
     return node_id.hex()
 
 
