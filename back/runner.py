@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from back.channel.events import Event
     from back.channel.model import Channel
     from back.storage.committer import Write
+    from back.switchboard import PeerSession
+    from shared.wire import Message
 
 __all__ = ["ChannelRunner", "World"]
 
@@ -51,6 +53,7 @@ class _Item:
     event: "Event"
     writes: "Sequence[Write]" = ()
     done: "asyncio.Future[Channel] | None" = None
+    session: "PeerSession | None" = None
 
 
 @dataclass(slots=True)
@@ -64,6 +67,8 @@ class ChannelRunner:
     world: World
     channel: "Channel"
     is_stored: bool = True
+    session: "PeerSession | None" = None
+    """The connection that this channel's messages belong to: a reply never strays into a newer one."""
     _inbox: list[_Item] = field(default_factory=list)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     is_stopped: bool = False
@@ -72,6 +77,11 @@ class ChannelRunner:
     def post(self, event: "Event", writes: "Sequence[Write]" = ()) -> None:
         """Queue an event; ``writes`` go into the commit of the step that takes it."""
         self._inbox.append(_Item(event, writes))
+        self._wake.set()
+
+    def connect(self, session: "PeerSession", event: "Event") -> None:
+        """Queue the start of a new connection; what comes after it speaks on ``session``."""
+        self._inbox.append(_Item(event, session=session))
         self._wake.set()
 
     def request(
@@ -99,8 +109,8 @@ class ChannelRunner:
                 await self._wake.wait()
                 self._wake.clear()
                 items, self._inbox = self._inbox, []
-                if items:
-                    await self._advance(items)
+                for batch in _by_connection(items):
+                    await self._advance(batch)
         except InvariantError:
             log.exception("channel_stopped", channel=self.channel.channel_id.hex())
         finally:
@@ -108,6 +118,8 @@ class ChannelRunner:
 
     async def _advance(self, items: list[_Item]) -> None:
         before = self.channel
+        if items[0].session is not None:
+            self.session = items[0].session
         try:
             step = machine.apply_batch(before, [item.event for item in items])
         except LightningError as error:
@@ -140,6 +152,11 @@ class ChannelRunner:
         for effect in filled.effects:
             self.world.perform(self, effect)
 
+    def send(self, message: "Message") -> None:
+        """Speak on the connection of this channel, if it is still there."""
+        if self.session is not None:
+            self.session.send(message)
+
     def stop(self) -> None:
         """End the task after what it is doing now."""
         self.is_stopped = True
@@ -153,3 +170,13 @@ class ChannelRunner:
         self._inbox.clear()
         if self.on_stop is not None:
             self.on_stop(self)
+
+
+def _by_connection(items: list[_Item]) -> "list[list[_Item]]":
+    """Split where a new connection begins: replies to the old one must not go out on the new."""
+    batches: list[list[_Item]] = []
+    for item in items:
+        if not batches or item.session is not None:
+            batches.append([])
+        batches[-1].append(item)
+    return batches
