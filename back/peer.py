@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 import structlog
 
 from back.channel.events import Connected as ChannelConnected, Disconnected, Received
-from shared.errors import BackendError, CommandError, FabricError
+from shared.errors import BackendError, CommandError
 from shared.fabric import subjects
 from shared.fabric.envelope import Connected, Direction, Reason
 from shared.fabric.requests import ConnectReply, ConnectRequest, read
@@ -33,7 +33,7 @@ from shared.wire import (
 if TYPE_CHECKING:
     from back.runner import ChannelRunner
     from back.switchboard import PeerSession
-    from shared.fabric.client import Fabric
+    from shared.fabric.interface import Fabric
 
 __all__ = ["Peer", "Peers", "Steward"]
 
@@ -292,10 +292,10 @@ class Peers:
         for _ in range(CONNECT_TRIES):
             try:
                 payload = await self.fabric.request(
-                    subjects.CONNECT, request.to_bytes(), CONNECT_TIMEOUT_S
+                    subjects.CONNECT, request.to_bytes(), timeout_s=CONNECT_TIMEOUT_S
                 )
                 return read(ConnectReply, payload)
-            except FabricError as problem:
+            except BackendError as problem:
                 error = problem
                 await asyncio.sleep(CONNECT_TIMEOUT_S / 5)
         raise BackendError(f"no front answers: {error}") from error

@@ -48,7 +48,7 @@ from shared.fabric.session import (
 from shared.wire import Message, channel_token, encode, to_json
 
 if TYPE_CHECKING:
-    from shared.fabric.client import Fabric
+    from shared.fabric.interface import Fabric, Received
 
 __all__ = ["Attendant", "Identity", "PeerSession", "Switchboard"]
 
@@ -140,6 +140,11 @@ class PeerSession:
             ),
         )
 
+    def has_channels_now(self) -> None:
+        """The peer's first channel exists: it gets the wide window."""
+        if not self.is_over:
+            self.switchboard.run(self, self.core.has_channels_now(self.switchboard.now()))
+
     def close(self, reason: Reason, detail: str = "") -> None:
         """Have the front write what was sent so far, then close the TCP connection."""
         if not self.is_over:
@@ -177,12 +182,12 @@ class Switchboard:
         self.fabric.on_lost(self._fabric_lost)
         self.fabric.on_back(self._fabric_back)
         for shard in self.shards:
-            await self.fabric.subscribe(subjects.shard_inbound(shard), self._inbound, queue=group)
+            await self.fabric.subscribe(subjects.shard_inbound(shard), self._inbound, group=group)
             await self.fabric.subscribe(
-                subjects.open_session(shard), self._open_requested, queue=group
+                subjects.open_session(shard), self._open_requested, group=group
             )
             await self.fabric.subscribe(
-                subjects.resume_session(shard), self._resume_requested, queue=group
+                subjects.resume_session(shard), self._resume_requested, group=group
             )
         await self.fabric.subscribe(subjects.ALIVE, self._alive)
         await self.fabric.barrier()
@@ -209,7 +214,7 @@ class Switchboard:
 
     def hello(self) -> None:
         """Publish that we own our shards and who we are."""
-        if not self.fabric.is_connected:
+        if not self.fabric.connected:
             return
         load = self.attendant.load()
         for shard in self.shards:
@@ -230,20 +235,20 @@ class Switchboard:
 
     # --- open and resume ---------------------------------------------------------------------------
 
-    def _open_requested(self, subject: str, payload: bytes, reply: str) -> None:
-        task = asyncio.create_task(self._open(subject, payload, reply))
+    def _open_requested(self, received: "Received") -> None:
+        task = asyncio.create_task(self._open(received))
         self._opening.add(task)
         task.add_done_callback(self._opening.discard)
 
-    async def _open(self, subject: str, payload: bytes, reply: str) -> None:
+    async def _open(self, received: "Received") -> None:
         try:
-            request = read(OpenRequest, payload)
+            request = read(OpenRequest, received.payload)
         except FabricError as error:
-            log.warning("open_refused", subject=subject, error=str(error))
+            log.warning("open_refused", subject=received.subject, error=str(error))
             return
         answer = await self._admit(request)
-        if answer is not None and reply:
-            self.fabric.publish(reply, answer.to_bytes())
+        if answer is not None:
+            self.fabric.respond(received, answer.to_bytes())
 
     async def _admit(self, request: OpenRequest) -> OpenReply | None:
         known = self.sessions.get(request.session)
@@ -290,7 +295,6 @@ class Switchboard:
             request.peer,
             self.identity.epoch,
             has_channels,
-            self.now(),
         )
         session = PeerSession(
             self,
@@ -306,11 +310,11 @@ class Switchboard:
         self.by_peer[request.peer] = session
         self._arm(session)
 
-    def _resume_requested(self, subject: str, payload: bytes, reply: str) -> None:
+    def _resume_requested(self, received: "Received") -> None:
         try:
-            request = read(ResumeRequest, payload)
+            request = read(ResumeRequest, received.payload)
         except FabricError as error:
-            log.warning("resume_refused", subject=subject, error=str(error))
+            log.warning("resume_refused", subject=received.subject, error=str(error))
             return
         known: list[Expecting] = []
         for expecting in request.sessions:
@@ -322,17 +326,16 @@ class Switchboard:
         answer = ResumeReply(
             shard=request.shard, epoch=self.identity.epoch, sessions=tuple(known)
         )
-        if reply:
-            self.fabric.publish(reply, answer.to_bytes())
+        self.fabric.respond(received, answer.to_bytes())
 
     # --- what arrives -----------------------------------------------------------------------------
 
-    def _inbound(self, subject: str, payload: bytes, _reply: str) -> None:
+    def _inbound(self, received: "Received") -> None:
         try:
-            parsed = subjects.parse_inbound(subject)
-            envelope = decode(payload)
+            parsed = subjects.parse_inbound(received.subject)
+            envelope = decode(received.payload)
         except FabricError as error:
-            log.warning("envelope_refused", subject=subject, error=str(error))
+            log.warning("envelope_refused", subject=received.subject, error=str(error))
             return
         session = self.sessions.get(envelope.session)
         if session is None or session.peer != parsed.peer:
@@ -364,9 +367,9 @@ class Switchboard:
         publish = reset_for_unknown(front, peer, envelope, self.identity.epoch)
         self.fabric.publish(publish.subject, publish.payload)
 
-    def _alive(self, _subject: str, payload: bytes, _reply: str) -> None:
+    def _alive(self, received: "Received") -> None:
         try:
-            alive = read(Alive, payload)
+            alive = read(Alive, received.payload)
         except FabricError as error:
             log.warning("heartbeat_refused", error=str(error))
             return
