@@ -365,6 +365,8 @@ class Channel:
     sent_error: bytes | None = None
     """The encoded `error` that we sent: repeated in the error state, all else ignored."""
     received_error: bytes | None = None
+    local_force_close: bytes = b""
+    """Our commitment, fully signed, once it had to be published."""
     published: tuple[bytes, ...] = ()
     """txids of commitment or closing transactions that we published or saw."""
     height: int = 0
