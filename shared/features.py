@@ -117,13 +117,23 @@ class FeatureSet:
     @classmethod
     def from_bytes(cls, data: bytes) -> "FeatureSet":
         """Read a bit field as in `init`: big-endian, any number of leading zero bytes."""
-        value = int.from_bytes(data, "big")
-        return cls(frozenset(i for i in range(value.bit_length()) if value >> i & 1))
+        # Byte by byte: shifting one big integer would take a peer's 65 kB field half a minute.
+        return cls(
+            frozenset(
+                8 * place + bit
+                for place, byte in enumerate(reversed(data))
+                if byte
+                for bit in range(8)
+                if byte >> bit & 1
+            )
+        )
 
     def to_bytes(self) -> bytes:
         """Return the shortest bit field."""
-        value = sum(1 << bit for bit in self.bits)
-        return value.to_bytes((value.bit_length() + 7) // 8, "big")
+        field = bytearray(max(self.bits, default=-1) // 8 + 1)
+        for bit in self.bits:
+            field[-1 - bit // 8] |= 1 << bit % 8
+        return bytes(field)
 
     def supports(self, feature: Feature) -> bool:
         """Whether either bit of ``feature`` is set."""

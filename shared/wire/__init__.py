@@ -100,7 +100,7 @@ from shared.wire.setup import (
     PeerStorageRetrieval,
     Ping,
     Pong,
-    Warning,  # noqa: A004 - the BOLT's name
+    Warning,
 )
 from shared.wire.splice import (
     SpliceAck,

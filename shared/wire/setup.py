@@ -17,7 +17,7 @@ __all__ = [
 ]
 
 
-class Warning(Message, type=1):  # noqa: A001 - the BOLT's name
+class Warning(Message, type=1):
     """Something is wrong, but nothing need be closed (BOLT 1 § `error` and `warning`)."""
 
     channel_id: ChannelId

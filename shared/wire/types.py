@@ -39,6 +39,7 @@ __all__ = [
     "BlockHash",
     "BlockHashes",
     "ChannelId",
+    "HoldTimes",
     "MilliSatoshi",
     "OnionPacket",
     "Point",
@@ -106,7 +107,10 @@ Sha256: TypeAlias = Annotated[bytes, Field(min_length=32, max_length=32), Fixed(
 """A hash or a txid, the latter in internal byte order."""
 Secret: TypeAlias = Annotated[bytes, Field(min_length=32, max_length=32, repr=False), Fixed(32)]
 """A preimage or a per-commitment secret; it stays out of ``repr``."""
-OnionPacket: TypeAlias = Annotated[bytes, Field(min_length=1366, max_length=1366), Fixed(1366)]
+OnionPacket: TypeAlias = Annotated[
+    bytes, Field(min_length=1366, max_length=1366, repr=False), Fixed(1366)
+]
+"""A Sphinx packet; it stays out of ``repr``."""
 
 Blob: TypeAlias = Annotated[bytes, Field(max_length=0xFFFF), Bytes()]
 """Bytes with a length before them."""

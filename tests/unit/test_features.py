@@ -27,6 +27,13 @@ def test_every_set_survives_its_bytes(bits: frozenset[int]) -> None:
     assert data[:1] != b"\0"
 
 
+def test_the_largest_field_a_message_can_carry_is_read_and_written() -> None:
+    data = b"\xff" * 65_535
+    features = FeatureSet.from_bytes(data)
+    assert len(features.bits) == 8 * len(data)
+    assert features.to_bytes() == data
+
+
 def test_either_bit_offers_and_the_even_one_requires() -> None:
     optional = FeatureSet.of(optional=[F.option_anchors])
     required = FeatureSet.of(required=[F.option_anchors])

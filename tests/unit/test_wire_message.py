@@ -42,6 +42,7 @@ from shared.wire import (
     signed_data,
     to_json,
 )
+from shared.wire.codec import BIG_SIZE
 from shared.wire.types import U16, ChannelId
 
 CHANNEL = bytes(range(32))
@@ -115,8 +116,6 @@ def test_unknown_odd_records_come_back_in_their_place() -> None:
 
 @pytest.mark.parametrize("number", [0, 2, 65536])
 def test_an_unknown_even_record_is_refused(number: int) -> None:
-    from shared.wire.codec import BIG_SIZE
-
     error = refused(encode(Pong(ignored=b"")) + BIG_SIZE.write(number) + b"\0")
     assert error.action is Action.DISCONNECT
 
@@ -273,6 +272,22 @@ def test_secrets_stay_out_of_the_repr() -> None:
     message = UpdateFulfillHtlc(channel_id=CHANNEL, id=1, payment_preimage=preimage)
     assert repr(preimage) not in repr(message)
     assert "payment_preimage" not in repr(message)
+
+
+def test_a_payload_stays_out_of_the_repr() -> None:
+    assert "onion_routing_packet" not in repr(ADD)
+    assert "amount_msat=1000" in repr(ADD)
+
+
+def test_no_message_is_too_long_for_the_fabric() -> None:
+    # Empty records with three-byte types grow the most: four bytes become eleven characters.
+    head = encode(TxInitRbf(channel_id=CHANNEL, locktime=1, feerate=253))
+    count = (MAX_MESSAGE_SIZE - len(head)) // 4
+    records = b"".join(b"\xfd" + (257 + 2 * i).to_bytes(2, "big") + b"\0" for i in range(count))
+    message = decode(head + records)
+    assert message is not None
+    assert len(to_json(message)) < 192 * 1024
+    assert from_json(message.NAME, to_json(message)) == message
 
 
 def test_a_message_cannot_be_changed() -> None:
