@@ -11,17 +11,19 @@ import inspect
 import random
 from collections.abc import Callable, Coroutine, Sequence
 from itertools import cycle
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import nats.errors
 import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.aio.subscription import Subscription as NatsSubscription
 
 from shared.errors import CommandError, FabricUnavailable, PermissionDenied
 from shared.fabric.interface import Handler, Received
 from shared.fabric.tls import Credentials, client_context, identity
+
+if TYPE_CHECKING:
+    from nats.aio.subscription import Subscription as NatsSubscription
 
 __all__ = ["FabricClient"]
 
@@ -131,8 +133,8 @@ class FabricClient:
         if nc is None or not self._connected or nc.pending_data_size > MAX_PENDING_BYTES:
             self.unsent += 1
             return False
-        # nats-py's coroutine never waits with pending_size=0: one step runs all of it, without a
-        task.step = nc.publish(subject, payload)
+        # nats-py's coroutine never waits with pending_size=0: one step runs all of it.
+        step = nc.publish(subject, payload)
         try:
             step.send(None)
         except StopIteration:
