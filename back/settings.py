@@ -1,0 +1,159 @@
+"""Settings of the back: environment variables ``SQUALL_BACK_*``, read once at start."""
+
+import re
+import socket
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, SecretStr, field_validator
+from pydantic_settings import NoDecode
+
+from back.channel.policy import ChannelPolicy
+from shared.chain import CHAINS, Chain
+from shared.settings import FabricSettings, settings_config
+
+__all__ = ["BackSettings", "host_port"]
+
+_HOST_PORT = re.compile(r"(?:\[([0-9a-fA-F:.]+)\]|([^:\[\]\s]+)):(\d{1,5})", re.ASCII)
+
+
+def host_port(text: str) -> tuple[str, int]:
+    """Split ``host:port`` or ``[ipv6]:port``.
+
+    Raises:
+        ValueError: another form.
+    """
+    match = _HOST_PORT.fullmatch(text)
+    if match is None or int(match[3]) > 0xFFFF:
+        raise ValueError(f"{text!r} is not host:port")
+    return match[1] or match[2], int(match[3])
+
+
+def _listed(value: object) -> object:
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return value
+
+
+Listed = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)]
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+class BackSettings(FabricSettings):
+    """How the back runs. Times are seconds."""
+
+    model_config = settings_config("SQUALL_BACK_")
+
+    name: str = Field(default_factory=socket.gethostname)
+    """Name of this process, for people: in hello, leases and logs."""
+    chain: Literal["regtest", "signet", "testnet", "mainnet"] = "regtest"
+    """Bitcoin network. Mainnet is refused until this version can claim and punish on chain."""
+    alias: Annotated[str, Field(max_length=32)] = "squall"
+    """The node's name for others, at most 32 bytes of UTF-8."""
+    color: Annotated[str, Field(pattern=r"\A#[0-9a-fA-F]{6}\Z")] = "#1f4e79"
+    """The node's color for others."""
+    public_addresses: Listed = ()
+    """Where peers reach the fronts, ``host:port``: shown by `getinfo`."""
+    data_dir: Path = Path("data")
+    """Folder of the seed, and of the database where no other is named."""
+    database_url: str = ""
+    """``sqlite:///path`` or ``postgresql+psycopg://…``; by default ``squall.db`` in ``data_dir``."""
+    seed_file: Path | None = None
+    """The node's seed, made at the first start with mode 0600; by default ``seed`` in ``data_dir``."""
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    api_listen: str = "127.0.0.1:8080"
+    """Where the HTTP API answers."""
+    api_password: SecretStr
+    """Password of the API (HTTP basic auth, any user name)."""
+    metrics_listen: str = "127.0.0.1:9090"
+    """Where `/metrics` and `/health` are served; empty for nowhere."""
+
+    bitcoind_url: str = "http://127.0.0.1:8332"
+    """RPC address of bitcoind."""
+    bitcoind_cookie_file: Path | None = None
+    """bitcoind's cookie, instead of user and password."""
+    bitcoind_user: str = ""
+    bitcoind_password: SecretStr = SecretStr("")
+    bitcoind_wallet: str = "squall"
+    """bitcoind's wallet for funding channels; made if it does not exist."""
+    bitcoind_zmq_block: str = ""
+    """``tcp://…`` of bitcoind's ``zmqpubhashblock``; empty: poll."""
+    bitcoind_zmq_tx: str = ""
+    """``tcp://…`` of bitcoind's ``zmqpubrawtx``; empty: poll."""
+    bitcoind_poll_s: Annotated[float, Field(gt=0)] = 5.0
+    """How often to ask bitcoind for its tip where ZMQ says nothing."""
+
+    minimum_depth: Annotated[int, Field(ge=1, le=144)] = 6
+    """Confirmations of a funding transaction that a peer opens to us."""
+    to_self_delay: Annotated[int, Field(ge=6, le=2016)] = 720
+    """Blocks that a peer must wait for its own money after a force close."""
+    dust_limit_satoshis: Annotated[int, Field(ge=354, le=10_000)] = 354
+    """Outputs below it are left out of our commitments."""
+    htlc_minimum_msat: Annotated[int, Field(ge=1)] = 1
+    """The smallest HTLC that a peer may offer us."""
+    max_accepted_htlcs: Annotated[int, Field(ge=1, le=483)] = 100
+    """HTLCs that a peer may have pending towards us in one channel."""
+    max_in_flight_ratio: Share = 1.0
+    """Share of a channel's capacity that the peer's HTLCs may hold."""
+    reserve_ratio: Share = 0.01
+    """Share of the capacity that the peer must always keep."""
+    min_funding_sat: Annotated[int, Field(ge=1_000)] = 100_000
+    """The smallest channel that a peer may open to us."""
+    max_funding_sat: Annotated[int, Field(ge=1_000)] = 500_000_000
+    """The largest channel that a peer may open to us."""
+    max_dust_exposure_msat: Annotated[int, Field(ge=0)] = 50_000_000
+    """The most that may hang on HTLCs too small for an output, per commitment."""
+
+    @field_validator("api_listen", "metrics_listen")
+    @classmethod
+    def _somewhere(cls, address: str) -> str:
+        if address:
+            host_port(address)
+        return address
+
+    @field_validator("alias")
+    @classmethod
+    def _short_alias(cls, alias: str) -> str:
+        if len(alias.encode()) > 32:  # noqa: PLR2004 - the field's size in node_announcement
+            raise ValueError("an alias has at most 32 bytes")
+        return alias
+
+    @field_validator("api_password")
+    @classmethod
+    def _real_password(cls, password: SecretStr) -> SecretStr:
+        if len(password.get_secret_value()) < 8:  # noqa: PLR2004 - a floor, not a policy
+            raise ValueError("the API's password has at least 8 characters")
+        return password
+
+    @property
+    def network(self) -> Chain:
+        """The chain's constants."""
+        return CHAINS[self.chain]
+
+    @property
+    def seed_path(self) -> Path:
+        """Where the seed is."""
+        return self.seed_file or self.data_dir / "seed"
+
+    @property
+    def database(self) -> str:
+        """SQLAlchemy's URL of the database."""
+        return self.database_url or f"sqlite:///{(self.data_dir / 'squall.db').absolute()}"
+
+    def policy(self) -> ChannelPolicy:
+        """What we demand of channels."""
+        return ChannelPolicy(
+            chain_hash=self.network.chain_hash,
+            dust_limit_satoshis=self.dust_limit_satoshis,
+            htlc_minimum_msat=self.htlc_minimum_msat,
+            reserve_ratio=self.reserve_ratio,
+            max_in_flight_ratio=self.max_in_flight_ratio,
+            max_accepted_htlcs=self.max_accepted_htlcs,
+            to_self_delay=self.to_self_delay,
+            minimum_depth=self.minimum_depth,
+            min_funding_sat=self.min_funding_sat,
+            max_funding_sat=self.max_funding_sat,
+            max_dust_exposure_msat=self.max_dust_exposure_msat,
+            regtest_slack=self.chain == "regtest",
+        )
