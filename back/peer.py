@@ -103,7 +103,8 @@ class Peers:
     features: FeatureSet
     steward: Steward
     known: dict[bytes, Peer] = field(default_factory=dict)
-    dials: "dict[bytes, asyncio.Future[None]]" = field(default_factory=dict)
+    dials: "dict[bytes, tuple[bytes, asyncio.Future[None]]]" = field(default_factory=dict)
+    """Dials that we ordered and that have not ended: dial id → peer, outcome."""
     is_stopping: bool = False
 
     def get(self, node_id: bytes) -> Peer:
@@ -136,7 +137,7 @@ class Peers:
             peer.redial.cancel()
             peer.redial = None
         if connected.dial_id is not None and (dial := self.dials.pop(connected.dial_id, None)):
-            _settle(dial)
+            _settle(dial[1])
         for waiter in peer.waiters:
             if not waiter.done():
                 waiter.set_result(peer)
@@ -277,7 +278,7 @@ class Peers:
         dial_id = secrets.token_bytes(16)
         request = ConnectRequest(dial_id=dial_id, node_id=node_id, addresses=tuple(addresses))
         outcome: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.dials[dial_id] = outcome
+        self.dials[dial_id] = (node_id, outcome)
         try:
             reply = await self._ask_a_front(request)
             if not reply.accepted:
@@ -300,14 +301,15 @@ class Peers:
                 await asyncio.sleep(CONNECT_TIMEOUT_S / 5)
         raise BackendError(f"no front answers: {error}") from error
 
-    def is_ours(self, dial_id: bytes) -> bool:
-        """Whether we ordered this dial: the signer helps with no other."""
-        return dial_id in self.dials
+    def is_ours(self, dial_id: bytes, node_id: bytes) -> bool:
+        """Whether we ordered this dial to this peer: the signer helps with no other."""
+        dial = self.dials.get(dial_id)
+        return dial is not None and dial[0] == node_id
 
     def unreachable(self, dial_id: bytes, detail: str) -> None:
         """A front could not connect."""
         if dial := self.dials.pop(dial_id, None):
-            _settle(dial, CommandError(f"cannot reach the peer: {detail}"))
+            _settle(dial[1], CommandError(f"cannot reach the peer: {detail}"))
 
     def reconnect(self, peer: Peer) -> None:
         """Keep trying to reach a peer with channels, with back-off and jitter, through any front."""
