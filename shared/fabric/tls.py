@@ -7,11 +7,9 @@ from pathlib import Path
 from cryptography import x509
 
 from shared.errors import CommandError
+from shared.fabric.roles import DOMAIN
 
-__all__ = ["DOMAIN", "Credentials", "Identity", "client_context", "identity"]
-
-DOMAIN = "squall"
-"""The part after the @ in certificates' e-mail names; the broker maps the whole to a user."""
+__all__ = ["Credentials", "Identity", "client_context", "identity"]
 
 
 @dataclass(frozen=True, slots=True)
