@@ -14,6 +14,13 @@ from shared.chain import Outpoint
 from shared.wire import Message
 
 __all__ = [
+    "SignedCommitment",
+    "SecretCheck",
+    "Revocation",
+    "CommitmentSignatures",
+    "ClosingSignature",
+    "CheckSecret",
+    "Answer",
     "ChannelForgotten",
     "ChannelIdAssigned",
     "ChannelReady",
@@ -48,7 +55,7 @@ __all__ = [
 class RevokeLocalCommitment:
     """Release the secret of our commitment ``number`` and give the point of ``number + 2``.
 
-    Becomes ``Send(revoke_and_ack)``.
+    Becomes ``Send(revoke_and_ack)``, byte for byte the same at each retransmission.
     """
 
     number: int
@@ -59,6 +66,7 @@ class SignRemoteCommitment:
     """Sign the peer's next commitment and its HTLC transactions.
 
     Becomes the ``Send`` of each update and of commitment_signed, and :attr:`Channel.unrevoked`.
+    The updates are at hand: an HTLC's onion is not repeated in :class:`model.Htlc`.
     """
 
     commitment: CommitmentTransaction
@@ -107,6 +115,17 @@ class SignLocalCommitment:
     remote_signature: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class CheckSecret:
+    """Say whether ``secret`` is the per_commitment_secret of our commitment ``number``.
+
+    Never part of a step: :func:`machine.prepare` asks it before a channel_reestablish is applied.
+    """
+
+    number: int
+    secret: bytes = field(repr=False)
+
+
 Request = (
     RevokeLocalCommitment
     | SignRemoteCommitment
@@ -114,7 +133,55 @@ Request = (
     | SignFundingSigned
     | SignClosing
     | SignLocalCommitment
+    | CheckSecret
 )
+
+
+# Answers of the signer, one a request.
+
+
+@dataclass(frozen=True, slots=True)
+class Revocation:
+    """To RevokeLocalCommitment: the secret of ``number`` and the point of ``number + 2``."""
+
+    per_commitment_secret: bytes = field(repr=False)
+    next_per_commitment_point: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class CommitmentSignatures:
+    """To SignRemoteCommitment, SignFundingCreated, SignFundingSigned: 64 bytes compact each.
+
+    ``htlc_signatures`` are in the order of the commitment's HTLC outputs; none at the funding.
+    """
+
+    signature: bytes
+    htlc_signatures: tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ClosingSignature:
+    """To SignClosing; ``transaction`` is the signed one where ``remote_signature`` was given."""
+
+    signature: bytes
+    transaction: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class SignedCommitment:
+    """To SignLocalCommitment: raw and final; empty where the signer refuses (recovery)."""
+
+    transaction: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SecretCheck:
+    """To CheckSecret."""
+
+    is_ours: bool
+
+
+Answer = Revocation | CommitmentSignatures | ClosingSignature | SignedCommitment | SecretCheck
 
 
 # Facts: rows of the same commit, and told after it.
@@ -137,9 +204,15 @@ class OfferRefused:
 
 @dataclass(frozen=True, slots=True)
 class HtlcReceived:
-    """A received HTLC is irrevocably committed and has no resolution: decide. May come again."""
+    """A received HTLC is irrevocably committed and has no resolution: decide. May come again.
+
+    Attributes:
+        exceeds_dust_exposure: it is too small for an output, and with those that are there already
+            more than we would lose to a miner: BOLT 2 says to fail it.
+    """
 
     htlc: Htlc
+    exceeds_dust_exposure: bool = False
 
 
 @dataclass(frozen=True, slots=True)

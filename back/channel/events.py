@@ -31,9 +31,16 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A message of the peer, for this channel."""
+    """A message of the peer, for this channel.
+
+    Attributes:
+        is_secret_ours: for channel_reestablish only: whether your_last_per_commitment_secret is the
+            secret of our commitment ``next_revocation_number - 1``. Only the signer can tell; see
+            :func:`machine.prepare`.
+    """
 
     message: Message
+    is_secret_ours: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +86,10 @@ class OfferHtlc:
 
 @dataclass(frozen=True, slots=True)
 class FulfillHtlc:
-    """Settle a received HTLC. Idempotent: an HTLC that is resolved or gone is left alone."""
+    """Settle a received HTLC. Idempotent: an HTLC that is resolved or gone is left alone.
+
+    The decision is durable with its step, also while the peer is away.
+    """
 
     id: int
     payment_preimage: bytes = field(repr=False)
@@ -110,7 +120,7 @@ class UpdateFeerate:
 
 
 Update = OfferHtlc | FulfillHtlc | FailHtlc | FailMalformedHtlc | UpdateFeerate
-"""What waits in :attr:`Channel.queue` for the next signature."""
+"""Our own updates: they leave with the next signature."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from enum import Enum
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from back.channel.policy import ChannelPolicy
 from back.transactions.commitment import CommitmentType
 from shared.chain import Outpoint
 from shared.crypto.shachain import ShachainStore
@@ -17,9 +18,10 @@ from shared.features import Feature
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from back.channel.events import Update
+    from back.channel.events import OfferHtlc, UpdateFeerate
 
 __all__ = [
+    "Batch",
     "Channel",
     "ChannelParameters",
     "ClosingNegotiation",
@@ -78,38 +80,39 @@ class Link(Enum):
 class HtlcState(Enum):
     """Where one HTLC stands in the two commitments (BOLT 2 § Normal Operation).
 
-    The first five of each half add it, the last five remove it. ``SENT_ADD_HTLC`` of ours does not
-    exist as a stored state: see rule 2 of :mod:`back.channel`.
+    The first half of each list adds it, the second removes it. Three states of other programs do not
+    exist here: our own update is never sent without a signature (rule 2 of :mod:`back.channel`), and
+    we revoke in the very step that takes the peer's signature, so there is nothing between
+    "received in a commitment_signed" and "revocation sent". The transitions are tables in
+    :mod:`.commitments`.
     """
 
     # Offered by us.
     SENT_ADD_COMMIT = 1
-    """In the remote commitment that we signed and the peer has not revoked the one before."""
+    """In the remote commitment that we signed; the peer has not revoked the one before."""
     RCVD_ADD_REVOCATION = 2
-    RCVD_ADD_ACK_COMMIT = 3
-    """In our commitment too; we have not revoked the one before."""
+    """In the remote commitment for good; the peer's next signature puts it into ours."""
     SENT_ADD_ACK_REVOCATION = 4
     """Irrevocably committed."""
     RCVD_REMOVE_HTLC = 5
-    RCVD_REMOVE_COMMIT = 6
+    """The peer fulfilled or failed it, in no commitment yet; taken back at a disconnection."""
     SENT_REMOVE_REVOCATION = 7
+    """Gone from our commitment for good; our next signature takes it out of the remote one."""
     SENT_REMOVE_ACK_COMMIT = 8
-    RCVD_REMOVE_ACK_REVOCATION = 9
-    """Gone from both."""
+    """Gone from the remote commitment that we signed; the peer has not revoked the one before."""
     # Offered by the peer.
     RCVD_ADD_HTLC = 11
     """Received, in no commitment; forgotten at a disconnection."""
-    RCVD_ADD_COMMIT = 12
     SENT_ADD_REVOCATION = 13
+    """In our commitment for good; our next signature puts it into the remote one."""
     SENT_ADD_ACK_COMMIT = 14
+    """In the remote commitment that we signed too; the peer has not revoked the one before."""
     RCVD_ADD_ACK_REVOCATION = 15
-    """Irrevocably committed."""
+    """Irrevocably committed. With a resolution: our next signature takes it out."""
     SENT_REMOVE_COMMIT = 16
-    """Our removal is in the remote commitment that we signed."""
+    """Gone from the remote commitment that we signed; the peer has not revoked the one before."""
     RCVD_REMOVE_REVOCATION = 17
-    RCVD_REMOVE_ACK_COMMIT = 18
-    SENT_REMOVE_ACK_REVOCATION = 19
-    """Gone from both."""
+    """Gone from the remote commitment for good; the peer's next signature takes it out of ours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +152,9 @@ class Htlc:
         id: as in update_add_htlc, per direction.
         onion_routing_packet: kept while a received HTLC has no resolution; empty otherwise.
         origin: what our side wants remembered of an offered HTLC (opaque here).
+        resolution: how it ends. Of a received HTLC: set as soon as our side decides, and sent with
+            the next signature. Of an offered one: what the peer said; a preimage is kept for ever,
+            also where a disconnection takes the update back.
         remote_first: number of the first remote commitment that holds it, None before.
         remote_last: number of the last remote commitment that held it, None while it is in.
             With these two, the HTLCs of each revoked remote commitment are known for ever, at two
@@ -270,7 +276,8 @@ class LocalCommitment:
     current_point: bytes = b""
     """Our per_commitment_point of ``number``."""
     next_point: bytes = b""
-    """Of ``number + 1``: the peer signs the next one with it."""
+    """Of ``number + 1``: the peer signs the next one with it. Empty while our revocation of
+    ``number - 1`` waits for the signer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,7 +287,7 @@ class RemoteCommitment:
     number: int
     current_point: bytes = b""
     next_point: bytes = b""
-    """Of ``number + 1``; empty until channel_ready or while an unrevoked one uses it up."""
+    """Of ``number + 1``: the one to sign next, or signed and unrevoked. Empty until channel_ready."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,6 +314,18 @@ class ClosingNegotiation:
     """The fully signed closing transaction, once agreed."""
 
 
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What is left of a start_batch (BOLT 2 § Batching channel messages)."""
+
+    left: int
+    has_current: bool = False
+    """Whether the commitment_signed of our funding transaction was in it."""
+
+
+DEFAULT_POLICY = ChannelPolicy(chain_hash=bytes(32))
+
+
 def _no_htlcs() -> "Mapping[HtlcKey, Htlc]":
     return MappingProxyType({})
 
@@ -317,11 +336,13 @@ class Channel:
 
     Attributes:
         channel_id: temporary_channel_id until the funding outpoint is known.
-        local_msat: our balance with every HTLC that is gone from both sides settled.
+        local_msat: our balance with every HTLC that is gone from both sides settled. One that we
+            offered counts as ours until then, so the two balances always add up to the funding.
         remote_msat: the peer's.
         htlcs: those that are in a commitment or on their way; never mutated in place.
         fees: at most one irrevocable feerate, first, and what is on its way to replace it.
-        queue: our own updates that wait for the next signature (not stored).
+        queue: our own adds and feerates that wait for the next signature (not stored; removals wait
+            as :attr:`Htlc.resolution`).
         unrevoked: what we signed last, while the peer has not revoked.
         is_revoke_last: whether revoke_and_ack went out after the last commitment_signed: the order
             of a retransmission.
@@ -330,6 +351,8 @@ class Channel:
     channel_id: bytes
     parameters: ChannelParameters
     phase: Phase
+    policy: ChannelPolicy = DEFAULT_POLICY
+    """What this node accepts (not stored: whoever makes or loads a channel sets it)."""
     link: Link = Link.OFFLINE
     features: frozenset[Feature] = frozenset()
     """Negotiated on the present connection (not stored)."""
@@ -345,7 +368,9 @@ class Channel:
     remote_secrets: ShachainStore = field(default_factory=ShachainStore)
     unrevoked: UnrevokedCommitment | None = None
     is_revoke_last: bool = False
-    queue: "tuple[Update, ...]" = ()
+    queue: "tuple[OfferHtlc | UpdateFeerate, ...]" = ()
+    batch: Batch | None = None
+    """Of a start_batch that is not complete (not stored)."""
     local_alias: int | None = None
     """The scid_alias that we gave in channel_ready."""
     remote_alias: int | None = None

@@ -22,7 +22,7 @@ from back.channel.events import (
     FundingSpent,
     TransactionConfirmed,
 )
-from back.channel.machine import Step, moved
+from back.channel.rules import Step, moved
 from back.channel.model import Channel, Phase
 from back.transactions.transaction import parse_transaction
 from shared.errors import CommandError

@@ -37,7 +37,7 @@ from back.channel.events import (
     FundingFailed,
     FundingTransactionMade,
 )
-from back.channel.machine import Step, legal, moved
+from back.channel.rules import Step, legal, moved
 from back.channel.model import (
     Channel,
     ChannelParameters,
