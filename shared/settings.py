@@ -146,9 +146,9 @@ def reference(classes: Iterable[type[Settings]]) -> str:
         "",
         "Generated from the settings classes; do not edit.",
         "",
-        "Each process reads environment variables, or a TOML file (`--config FILE`, or the variable",
-        "`<PREFIX>CONFIG`) with the names in lower case and without the prefix. A variable goes",
-        "before the file. Unknown names are refused. Lists are separated by commas.",
+        "Each process reads environment variables, or a TOML file (`--config FILE`, or the",
+        "variable `<PREFIX>CONFIG`) with the names in lower case and without the prefix.",
+        "A variable goes before the file. Unknown names are refused. Lists have commas.",
     ]
     for cls in classes:
         prefix = str(cls.model_config["env_prefix"])

@@ -1,8 +1,9 @@
 """`squall certs`: the cluster's own CA and one certificate per role, or one shared certificate.
 
-A folder holds, for each name, ``<name>.pem`` and ``<name>.key`` (0600): ``ca``, ``server``, the roles ``back``,
-``front``, ``tap``, ``events``, ``admin``, and ``front-<NAME>`` for fronts of their own; and ``users.conf``,
-which the broker's configuration includes. In shared mode it holds ``shared`` only.
+A folder holds, for each name, ``<name>.pem`` and ``<name>.key`` (0600): ``ca``, ``server``, the
+roles ``back``, ``front``, ``tap``, ``events``, ``admin``, and ``front-<NAME>`` for each front that
+has its own; and ``users.conf``, which the broker's configuration includes. In shared mode it holds
+``shared`` only.
 
 Raises:
     CommandError: from everything here: a file is in the way, missing, or not ours.
@@ -89,7 +90,7 @@ def create_shared(folder: Path, *, now: datetime | None = None) -> None:
 def add_front(folder: Path, name: str, *, now: datetime | None = None) -> None:
     """Make a certificate and a user for one front alone; the broker must reload its configuration.
 
-    It hears only what is for ``name``. To revoke it, delete its two files, `renew`, and reload the broker.
+    It hears only what is for ``name``. To revoke it, delete its two files, `renew`, and reload.
     """
     try:
         user = front_alone(name).user
@@ -102,7 +103,7 @@ def add_front(folder: Path, name: str, *, now: datetime | None = None) -> None:
 
 
 def renew(folder: Path, *, now: datetime | None = None) -> list[str]:
-    """Replace every certificate and key but the CA's by new ones of the same names; return the names.
+    """Replace every certificate and key but the CA's by new ones; return their names.
 
     Running processes keep their connections; they use the new files at the next one.
     """

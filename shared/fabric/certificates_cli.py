@@ -12,7 +12,7 @@ __all__ = ["app"]
 
 
 class _FolderOrCommand(typer.core.TyperGroup):
-    """Lets ``squall certs DIR`` stand beside ``squall certs renew``: what is no command is a folder."""
+    """Lets ``squall certs DIR`` stand beside ``squall certs renew``: no command means a folder."""
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
         """Insert the command ``create`` before a folder."""

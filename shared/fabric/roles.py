@@ -1,7 +1,7 @@
 """Who may do what on the fabric: the one declaration behind the broker's configuration. Pure.
 
-``nats/users.conf`` and every certificate folder's ``users.conf`` are written from here; a test holds
-them equal. The broker maps a certificate's e-mail name (``front@squall``) to the user of that name.
+``nats/users.conf`` and every certificate folder's ``users.conf`` are written from here. The broker
+maps a certificate's e-mail name (``front@squall``) to the user of that name.
 """
 
 from collections.abc import Iterable
@@ -35,7 +35,7 @@ class Role:
 
 
 def _front(user: str, why: str, name: str) -> Role:
-    """A front's rights; ``name`` is its own or ``*`` where replicas share a certificate."""
+    """A front's rights; ``name`` is its own, or ``*`` where replicas share a certificate."""
     return Role(
         user,
         why,
@@ -98,7 +98,7 @@ ROLES: tuple[Role, ...] = (
         subscribe=("ln.hello.*", "ln.alive.*", "_INBOX.admin.>"),
     ),
 )
-"""Every cluster's users. JetStream rights of front and events come with the streams GRAPH and EVENTS."""
+"""Every cluster's users. Rights on streams come with the streams GRAPH and EVENTS."""
 
 
 def front_alone(name: str) -> Role:
