@@ -1,0 +1,76 @@
+"""Where a peer's message goes: to the owner of its shard, to this front itself, or nowhere. Pure.
+
+BOLT 2 goes to the owner, and what belongs to a channel or to the back's state without being BOLT 2:
+announcement_signatures, the channel_update of a peer with channels, errors, warnings, peer storage.
+"""
+
+from enum import Enum, auto
+
+from shared.wire import (
+    AnnouncementSignatures,
+    ChannelUpdate,
+    Init,
+    Message,
+    Ping,
+    Pong,
+    QueryChannelRange,
+    QueryShortChannelIds,
+)
+
+__all__ = ["OPENS_CHANNEL", "Route", "channel_of", "route"]
+
+OPENS_CHANNEL = frozenset(
+    {"funding_created", "funding_signed", "tx_signatures", "channel_ready", "channel_reestablish"}
+)
+"""Messages of the owner after which a peer counts as one with channels."""
+
+_FIRST_GOSSIP_TYPE = 256
+"""BOLT 1: channel messages are below, routing messages from here to 511."""
+_NO_CHANNEL = bytes(32)
+
+
+class Route(Enum):
+    """What becomes of a message."""
+
+    OWNER = auto()
+    """Numbered in the session."""
+    PING = auto()
+    PONG = auto()
+    QUERY = auto()
+    """Answered here."""
+    DROP = auto()
+    """Accepted and ignored."""
+    ILLEGAL = auto()
+    """A second `init`."""
+
+
+_ROUTES: dict[type[Message], Route] = {
+    Ping: Route.PING,
+    Pong: Route.PONG,
+    Init: Route.ILLEGAL,
+    QueryChannelRange: Route.QUERY,
+    QueryShortChannelIds: Route.QUERY,
+    AnnouncementSignatures: Route.OWNER,
+}
+
+
+def route(message: Message, *, has_channels: bool) -> Route:
+    """Say where ``message`` goes.
+
+    Args:
+        message: of the peer, after `init`.
+        has_channels: whether the peer has channels with us.
+    """
+    if (known := _ROUTES.get(type(message))) is not None:
+        return known
+    if isinstance(message, ChannelUpdate):
+        return Route.OWNER if has_channels else Route.DROP
+    return Route.OWNER if message.TYPE < _FIRST_GOSSIP_TYPE else Route.DROP
+
+
+def channel_of(message: Message) -> bytes | None:
+    """Return the 32 bytes that name the channel in the subject; None for none, or for all."""
+    if message.CHANNEL_FIELD is None:
+        return None
+    channel_id: bytes = getattr(message, message.CHANNEL_FIELD)
+    return None if channel_id == _NO_CHANNEL else channel_id

@@ -1,0 +1,474 @@
+"""One peer's life, from the end of BOLT 8 until the owner of its shard knows that it is gone.
+
+The socket (`Stream`) on one side, the session over the fabric (`FrontSession`) on the other::
+
+    authenticated ─▶ ask the owner: open ─▶ our init ─┐
+                     their init ────────────────────▶ connected ─▶ messages both ways ─▶ end
+
+While no owner answers, the peer is kept: our `init` is then made of what ``ln.graph.self`` said,
+and `open` is asked again until somebody answers. This front originates `init`, `ping`, `pong`,
+`warning` and answers to gossip queries; all else comes from the owner.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import structlog
+
+from front.admission import TokenBucket
+from front.gossip.answers import answer
+from front.peer.handshake import Identity, check_init, our_init
+from front.peer.routing import OPENS_CHANNEL, Route, channel_of, route
+from front.transport.keepalive import Keepalive
+from front.transport.stream import MAX_UNSENT
+from shared.errors import Action, BackendError, FabricError, PeerError, ProtocolViolation
+from shared.fabric.envelope import Connected, Direction, Envelope, Reason, decode_message
+from shared.fabric.requests import OpenReply, OpenRequest
+from shared.fabric.session import Deliver, Effect, Ended, FrontSession, Publish
+from shared.fabric.subjects import shard
+from shared.features import FeatureSet
+from shared.wire import (
+    Init,
+    Message,
+    Ping,
+    Pong,
+    Warning as WarningMessage,
+    decode,
+    encode,
+    to_json,
+)
+
+if TYPE_CHECKING:
+    from front.bridge import Bridge
+    from front.peer.introduction import Introduction
+    from front.transport.stream import Stream
+
+__all__ = ["Peer"]
+
+_BOLT = "BOLT 1"
+_ALL_CHANNELS = bytes(32)
+_WARNED = frozenset({Reason.PROTOCOL, Reason.OVER_WINDOW, Reason.REFUSED})
+"""Ends whose cause the peer is told in a `warning`."""
+
+
+class Peer:
+    """A connected peer and its session.
+
+    Args:
+        bridge: the way to the owners, and everything a peer shares with the others.
+        stream: the authenticated connection; its handler from now on.
+        introduction: how the connection came to be.
+        departed: called once when the TCP connection is gone.
+    """
+
+    __slots__ = (
+        "_asking",
+        "_bridge",
+        "_delivered",
+        "_departed",
+        "_has_channels",
+        "_init_by",
+        "_introduction",
+        "_keepalive",
+        "_log",
+        "_ours",
+        "_over",
+        "_resent",
+        "_stream",
+        "_theirs",
+        "_timer",
+        "_warnings",
+        "_written",
+        "node_id",
+        "session",
+        "shard",
+    )
+
+    def __init__(
+        self,
+        bridge: "Bridge",
+        stream: "Stream",
+        introduction: "Introduction",
+        departed: Callable[[], None],
+    ) -> None:
+        now = bridge.now()
+        self.node_id = stream.node_id
+        self.shard = shard(self.node_id)
+        self.session = FrontSession(introduction.session, bridge.name, self.node_id)
+        self._bridge = bridge
+        self._stream = stream
+        self._introduction = introduction
+        self._departed = departed
+        self._keepalive = Keepalive(bridge.rules.timing, now, bridge.random())
+        self._init_by: float | None = now + bridge.rules.init_timeout_s
+        self._ours: Init | None = None
+        self._theirs: Init | None = None
+        self._has_channels = self._over = False
+        self._delivered = self._written = self._resent = 0
+        self._warnings: TokenBucket | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._asking: asyncio.Task[None] | None = None
+        self._log = structlog.get_logger().bind(
+            peer=self.node_id.hex(), session=introduction.session.hex()
+        )
+
+    def start(self) -> None:
+        """Ask the owner in, and set the clocks."""
+        self._bridge.add(self)
+        self._ask_owner()
+        self._run([])
+
+    # --- before the session is used ------------------------------------------------------------
+
+    def _ask_owner(self) -> None:
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.get_running_loop().create_task(self._open())
+
+    async def _open(self) -> None:
+        """Ask until an owner answers or the connection ends."""
+        attempt = 0
+        while not self.session.ended:
+            try:
+                reply = await self._bridge.open(self.shard, self._open_request())
+            except BackendError as error:
+                self._log.debug("open_unanswered", why=str(error), attempt=attempt)
+                if self._bridge.identity is not None:
+                    self._say_init(self._bridge.identity)
+                attempt += 1
+                await self._bridge.owner_or_later(self.shard, attempt)
+                continue
+            if self._answered(reply):
+                return
+            attempt += 1
+            await self._bridge.owner_or_later(self.shard, attempt)
+
+    def _open_request(self) -> OpenRequest:
+        made = self._introduction
+        return OpenRequest(
+            session=self.session.id,
+            front=self._bridge.name,
+            instance=self._bridge.instance,
+            peer=self.node_id,
+            node_id=made.node_id,
+            direction=made.direction,
+            address=made.address,
+            made_ms=max(0, int((self._bridge.now() - made.made_at) * 1000)),
+            dial_id=made.dial_id,
+            act_one=made.act_one,
+        )
+
+    def _answered(self, reply: OpenReply) -> bool:
+        """Take the owner's answer; False if it is another session's or a former owner's."""
+        if self.session.ended:
+            return True
+        if reply.session != self.session.id:
+            return False
+        if not reply.accepted:
+            self._end(Reason.REFUSED, reply.why or "refused")
+            return True
+        if reply.node_id != self._introduction.node_id:
+            self._log.error("owner_has_another_node_key")
+            self._end(Reason.INVALID, "the owner is another node")
+            return True
+        if reply.epoch < self._bridge.owners[self.shard].epoch:
+            return False
+        self._say_init(Identity(FeatureSet.from_bytes(reply.features), reply.networks))
+        self._has_channels = self._has_channels or reply.has_channels
+        self._run(self.session.opened(reply.epoch, self._has_channels, self._bridge.now()))
+        return self.session.epoch == reply.epoch or self.session.ended
+
+    def _say_init(self, identity: Identity) -> None:
+        """Send our `init` once, from whatever is first known."""
+        if self._ours is not None or self._stream.closing:
+            return
+        made = self._introduction
+        inbound = made.direction is Direction.INBOUND
+        self._ours = our_init(identity, self._stream.remote if inbound else None)
+        self._send(self._ours)
+        self._introduce()
+
+    def _introduce(self) -> None:
+        """Both inits are there: check them, and start the session with `connected`."""
+        if self._ours is None or self._theirs is None or self.session.ended:
+            return
+        try:
+            features = check_init(self._ours, self._theirs)
+        except ProtocolViolation as error:
+            self._violated(error)
+            return
+        self._init_by = None
+        self._bridge.metrics.peers.inc()
+        made = self._introduction
+        self._log.info("peer_connected", address=made.address, direction=made.direction.value)
+        self._log.debug("features_negotiated", features=sorted(f.name for f in features))
+        connected = Connected(
+            front=self._bridge.name,
+            direction=made.direction,
+            address=made.address,
+            our_init=self._ours,
+            their_init=self._theirs,
+            dial_id=made.dial_id,
+        )
+        now = self._bridge.now()
+        self._run(self.session.send("connected", None, connected.to_bytes(), 0, now))
+
+    # --- the socket (StreamHandler) ---------------------------------------------------------------
+
+    def connected(self, stream: "Stream") -> None:
+        """Not called here: it has happened."""
+
+    def identified(self, stream: "Stream") -> bool:
+        """Not called here: the address was known before BOLT 8."""
+        return not stream.closing
+
+    def authenticated(self, stream: "Stream") -> None:
+        """Not called here: it has happened."""
+
+    def received(self, stream: "Stream", message: bytes) -> None:
+        """One message of the peer."""
+        if self.session.ended or stream.closing:
+            return
+        self._keepalive.heard(self._bridge.now())
+        self._bridge.metrics.messages_in.inc()
+        try:
+            self._take(message)
+        except PeerError as error:
+            self._violated(error)
+
+    def drained(self, stream: "Stream") -> None:
+        """Everything delivered so far is written."""
+        if self._written < self._delivered and not stream.closing:
+            self._written = self._delivered
+            self._run(self.session.written(self._written, self._bridge.now()))
+
+    def failed(self, stream: "Stream", error: Exception) -> None:
+        """A frame did not authenticate: nothing can be said any more (BOLT 8)."""
+        self._bridge.metrics.violations.labels("BOLT 8").inc()
+        self._log.info("peer_frame_refused", why=str(error), address=stream.remote[0])
+        self._end(Reason.PROTOCOL, str(error), warn=False)
+
+    def lost(self, stream: "Stream") -> None:
+        """The TCP connection is gone."""
+        self._end(Reason.PEER_CLOSED, "the connection is closed", warn=False)
+        self._departed()
+
+    def _take(self, data: bytes) -> None:
+        message = decode(data)
+        if self._theirs is None:
+            self._take_init(message)
+            return
+        if message is None:
+            self._bridge.metrics.dropped.labels("unknown_odd").inc()
+            return
+        match route(message, has_channels=self._has_channels):
+            case Route.OWNER:
+                self._pass_on(message, len(data))
+            case Route.PING if isinstance(message, Ping):
+                self._reply(self._keepalive.ping_received(message, self._bridge.now()))
+            case Route.PONG if isinstance(message, Pong):
+                self._keepalive.pong_received(message)
+            case Route.QUERY:
+                self._reply(answer(message))
+            case Route.ILLEGAL:
+                raise ProtocolViolation(f"{message.NAME} after init", bolt=_BOLT)
+            case _:
+                self._bridge.metrics.dropped.labels("gossip").inc()
+
+    def _take_init(self, message: Message | None) -> None:
+        if not isinstance(message, Init):
+            name = "an unknown message" if message is None else message.NAME
+            raise ProtocolViolation(f"{name} before init", bolt=f"{_BOLT} § init")
+        self._theirs = message
+        self._introduce()
+
+    def _pass_on(self, message: Message, size: int) -> None:
+        now = self._bridge.now()
+        body = to_json(message)
+        self._run(self.session.send(message.NAME, channel_of(message), body, size, now))
+
+    def _reply(self, message: Message | None) -> None:
+        """Answer on this front's own account; the peer has to read what it asks for."""
+        if message is None:
+            return
+        if self._stream.unsent > MAX_UNSENT:
+            raise ProtocolViolation(f"over {MAX_UNSENT} bytes asked for and not read", bolt=_BOLT)
+        self._send(message)
+
+    def _send(self, message: Message) -> None:
+        self._bridge.metrics.messages_out.inc()
+        self._stream.send(encode(message))
+
+    # --- the fabric -------------------------------------------------------------------------------
+
+    def hear(self, name: str, channel: bytes | None, envelope: Envelope) -> None:
+        """Take an envelope for this session.
+
+        Raises:
+            FabricError: it makes no sense; nothing changed.
+        """
+        self._run(self.session.receive(name, channel, envelope, self._bridge.now()))
+
+    def hello(self, epoch: int) -> None:
+        """The shard has an owner with a higher epoch."""
+        self._run(self.session.hello(epoch, self._bridge.now()))
+
+    def owner_silent(self) -> None:
+        """The shard has had no owner for 30 s."""
+        self._run(self.session.owner_silent(self._bridge.now()))
+
+    def fabric_lost(self) -> None:
+        """The connection to the broker is gone."""
+        self.session.fabric_lost()
+
+    def fabric_back(self) -> None:
+        """The connection to the broker is back."""
+        self._run(self.session.fabric_back(self._bridge.now()))
+
+    def resumed(self, expects: int) -> None:
+        """The owner said what it expects next."""
+        self._run(self.session.resumed(expects, self._bridge.now()))
+
+    def unknown_to_owner(self) -> None:
+        """The owner does not know this session: only a new connection can start another."""
+        self._end(Reason.UNKNOWN_SESSION, "the owner does not know the session")
+
+    def leave(self) -> None:
+        """This front is being stopped."""
+        self._end(Reason.DRAINING, f"front {self._bridge.name} is being stopped")
+
+    # --- what follows -----------------------------------------------------------------------------
+
+    def _run(self, effects: list[Effect]) -> None:
+        """Do what the session wants done, then look at the window and the clocks."""
+        for effect in effects:
+            match effect:
+                case Publish(subject, payload):
+                    self._bridge.publish(subject, payload)
+                case Deliver():
+                    self._deliver(effect)
+                case Ended(reason, detail):
+                    self._end(reason, detail)
+                case _:
+                    self._ask_owner()
+        self._count_resends()
+        if not self._stream.closing:
+            if self.session.writable:
+                self._stream.resume_reading()
+            else:
+                self._stream.pause_reading()
+        self._set_timer()
+
+    def _deliver(self, delivered: Deliver) -> None:
+        if self._stream.closing:
+            return
+        if self._init_by is not None:
+            self._end(Reason.INVALID, f"{delivered.name} before both inits")
+            return
+        try:
+            data = encode(decode_message(delivered.name, delivered.body))
+        except (FabricError, ValueError) as error:
+            self._log.error("owner_message_refused", message=delivered.name, why=str(error))
+            self._end(Reason.INVALID, str(error))
+            return
+        if delivered.name in OPENS_CHANNEL:
+            self._has_channels = True
+        self._delivered = delivered.seq
+        self._bridge.metrics.messages_out.inc()
+        self._stream.send(data)
+
+    def _violated(self, error: PeerError) -> None:
+        """Tell the peer what it did; end the connection unless the BOLT lets it go on."""
+        self._bridge.metrics.violations.labels(error.bolt).inc()
+        self._log.info("peer_violation", why=str(error))
+        if error.action is not Action.WARN:
+            self._end(Reason.PROTOCOL, str(error))
+            return
+        now = self._bridge.now()
+        if self._warnings is None:
+            self._warnings = TokenBucket(0.2, 5.0, now)
+        if self._warnings.take(now):
+            self._warn(str(error))
+
+    def _warn(self, text: str) -> None:
+        """Send a `warning`; our `init` goes first, and without one nothing can be said (BOLT 1)."""
+        if self._ours is None:
+            if self._bridge.identity is None:
+                return
+            made = self._introduction
+            inbound = made.direction is Direction.INBOUND
+            self._ours = our_init(self._bridge.identity, self._stream.remote if inbound else None)
+            self._send(self._ours)
+        printable = text.encode("ascii", "replace")[:1000]
+        self._send(WarningMessage(channel_id=_ALL_CHANNELS, data=printable))
+
+    def _end(self, reason: Reason, detail: str, *, warn: bool = True) -> None:
+        """Close the TCP connection and say so on the fabric; a second call does nothing."""
+        if self._over:
+            return
+        self._over = True
+        if warn and reason in _WARNED:
+            self._warn(detail)
+        self._stream.close()
+        if self._init_by is None:
+            self._bridge.metrics.peers.dec()
+        self._bridge.metrics.ended.labels(reason.value).inc()
+        self._log.info("peer_ended", reason=reason.value, detail=detail)
+        self._run(self.session.disconnect(reason, detail, self._bridge.now()))
+        if self._asking is not None and self._asking is not asyncio.current_task():
+            self._asking.cancel()
+
+    def _count_resends(self) -> None:
+        if (resent := self.session.resent) > self._resent:
+            self._bridge.metrics.resends.inc(resent - self._resent)
+        self._resent = resent
+
+    # --- clocks -----------------------------------------------------------------------------------
+
+    def _set_timer(self) -> None:
+        """Wake up at the earliest deadline; a timer that fires too early only looks again."""
+        if self.session.finished:
+            self._cancel_timer()
+            self._bridge.remove(self)
+            return
+        deadline = self._deadline()
+        if deadline is None:
+            self._cancel_timer()
+        elif self._timer is None or self._timer.when() > deadline:
+            self._cancel_timer()
+            self._timer = asyncio.get_running_loop().call_at(deadline, self._due)
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _deadline(self) -> float | None:
+        times = [self.session.next_deadline()]
+        if not self._stream.closing:
+            times.append(
+                self._keepalive.next_deadline() if self._init_by is None else self._init_by
+            )
+        return min((time for time in times if time is not None), default=None)
+
+    def _due(self) -> None:
+        self._timer = None
+        now = self._bridge.now()
+        if not self._stream.closing:
+            self._look_after_peer(now)
+        self._run(self.session.poll(now))
+
+    def _look_after_peer(self, now: float) -> None:
+        if self._init_by is not None:
+            if now >= self._init_by:
+                who = "you sent none" if self._theirs is None else "no owner answered"
+                error = ProtocolViolation(f"no init in time: {who}", bolt=f"{_BOLT} § init")
+                self._violated(error)
+            return
+        try:
+            ping = self._keepalive.due(now, self._bridge.pong_size())
+        except ProtocolViolation as error:
+            self._violated(error)
+            return
+        if ping is not None:
+            self._send(ping)

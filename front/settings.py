@@ -1,0 +1,184 @@
+"""Settings of one front: environment variables ``SQUALL_FRONT_*``, read once at start."""
+
+import re
+import socket
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_validator
+from pydantic_settings import NoDecode, SettingsConfigDict
+
+from front.admission import Limits, Network
+from front.transport.keepalive import Timing
+from shared.settings import FabricSettings, Listed, TextList
+
+__all__ = ["FrontSettings", "host_port"]
+
+_HOST_PORT = re.compile(r"(?:\[([0-9a-fA-F:.]+)\]|([^:\[\]\s]+)):(\d{1,5})", re.ASCII)
+_NOT_TOKEN = re.compile(r"[^A-Za-z0-9_-]")
+
+
+def host_port(text: str) -> tuple[str, int]:
+    """Split ``host:port`` or ``[ipv6]:port``; port 0 means any free one.
+
+    Raises:
+        ValueError: another form.
+    """
+    match = _HOST_PORT.fullmatch(text)
+    if match is None or int(match[3]) > 0xFFFF:
+        raise ValueError(f"{text!r} is not host:port")
+    return match[1] or match[2], int(match[3])
+
+
+def _network(value: object) -> object:
+    return ip_network(value) if isinstance(value, str) else value
+
+
+def _node_id(value: object) -> object:
+    return bytes.fromhex(value) if isinstance(value, str) else value
+
+
+def _own_name() -> str:
+    return _NOT_TOKEN.sub("-", socket.gethostname())[:64] or "front"
+
+
+Networks = Annotated[tuple[Annotated[Network, BeforeValidator(_network)], ...], NoDecode, Listed]
+
+
+class FrontSettings(FabricSettings):
+    """How one front runs. Times are seconds."""
+
+    model_config = SettingsConfigDict(env_prefix="SQUALL_FRONT_")
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")] = Field(default_factory=_own_name)
+    """Name on the fabric, unique in the cluster; the host's name by default."""
+    listen: TextList = ("0.0.0.0:9735",)
+    """Where peers connect: ``host:port``, several with commas."""
+    metrics_listen: str = "127.0.0.1:9091"
+    """Where `/metrics` and `/health` are served; ``none`` for nowhere."""
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    node_id: Annotated[bytes | None, BeforeValidator(_node_id)] = None
+    """Our node id in hex; without it the front waits for the back's (``ln.graph.self``)."""
+    key_provider: Literal["remote", "env", "file", "aws-sm"] = "remote"
+    """Who computes the handshake's ECDH with the node key: the back, or this front itself."""
+    node_key: SecretStr | None = None
+    """The node's private key in hex, for ``env``."""
+    node_key_file: Path | None = None
+    """A file with the node's private key in hex, mode 0600, for ``file``."""
+    aws_secret_name: str = "node-priv-key"  # noqa: S105 - a name, not a secret
+    """The AWS Secrets Manager secret with the node's private key in hex, for ``aws-sm``."""
+
+    proxy_protocol: bool = False
+    """Expect a PROXY protocol v2 header from ``proxy_sources``."""
+    proxy_sources: Networks = ()
+    """Load balancers: networks that must send a PROXY header; all others may not."""
+
+    max_connections: Annotated[int, Field(ge=1)] = 12_000
+    """Peers in all."""
+    max_handshakes: Annotated[int, Field(ge=1)] = 512
+    """Unfinished handshakes at once."""
+    max_connections_per_address: Annotated[int, Field(ge=1)] = 16
+    """Connections of one IPv4 address or IPv6 /64."""
+    handshakes_per_address_per_s: Annotated[float, Field(gt=0)] = 2.0
+    """New connections a second of one address, in the long run."""
+    handshake_burst_per_address: Annotated[float, Field(ge=1)] = 32.0
+    """New connections of one address at once."""
+    unlimited_sources: Networks = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
+    """Networks to which the limits per address do not apply (a Tor daemon, a balancer)."""
+
+    handshake_timeout_s: Annotated[float, Field(gt=0)] = 10.0
+    """For the PROXY header and BOLT 8."""
+    init_timeout_s: Annotated[float, Field(gt=0)] = 30.0
+    """For both `init`s after BOLT 8."""
+    ping_interval_s: Annotated[float, Field(gt=0)] = 30.0
+    """Idle time before a `ping`."""
+    ping_timeout_s: Annotated[float, Field(gt=0)] = 20.0
+    """Silence after a `ping` until the peer counts as gone."""
+    pings_per_s: Annotated[float, Field(gt=0)] = 1.0
+    """Pings a peer may send, in the long run."""
+    ping_burst: Annotated[float, Field(ge=1)] = 30.0
+    """Pings a peer may send at once."""
+
+    dial_timeout_s: Annotated[float, Field(gt=0)] = 10.0
+    """To connect to one address of a peer, its BOLT 8 handshake not included."""
+    max_dials: Annotated[int, Field(ge=1)] = 256
+    """Connections being made at once on the back's orders."""
+    socks_proxy: str | None = None
+    """``socks5://host:port`` of a Tor daemon, through which onion addresses are dialled."""
+    socks_for_all: bool = False
+    """Dial every peer through the proxy, so that no address of ours is shown."""
+
+    relay_unknown_odd: Annotated[tuple[int, ...], NoDecode, Listed] = ()
+    """Types of unknown odd messages that are passed to the back instead of ignored."""
+    drain_timeout_s: Annotated[float, Field(gt=0)] = 10.0
+    """How long a stopping front waits for its owners to hear of every end."""
+
+    @field_validator("listen")
+    @classmethod
+    def _listen_somewhere(cls, listen: tuple[str, ...]) -> tuple[str, ...]:
+        if not listen:
+            raise ValueError("at least one address is needed")
+        for address in listen:
+            host_port(address)
+        return listen
+
+    @field_validator("metrics_listen")
+    @classmethod
+    def _metrics_somewhere(cls, address: str) -> str:
+        if address != "none":
+            host_port(address)
+        return address
+
+    @field_validator("node_id")
+    @classmethod
+    def _is_point(cls, node_id: bytes | None) -> bytes | None:
+        if node_id is not None and (len(node_id) != 33 or node_id[0] not in {2, 3}):
+            raise ValueError("a node id is 33 bytes in hex and starts with 02 or 03")
+        return node_id
+
+    @field_validator("relay_unknown_odd")
+    @classmethod
+    def _are_odd(cls, types: tuple[int, ...]) -> tuple[int, ...]:
+        if even := [number for number in types if number % 2 == 0 or not 0 < number < 1 << 16]:
+            raise ValueError(f"{even} are no odd message types")
+        return types
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> "FrontSettings":
+        if self.proxy_protocol and not self.proxy_sources:
+            raise ValueError(
+                "proxy_protocol needs proxy_sources, or anybody could claim an address"
+            )
+        if self.proxy_sources and not self.proxy_protocol:
+            raise ValueError("proxy_sources are set, but proxy_protocol is off")
+        if self.key_provider == "env" and self.node_key is None:
+            raise ValueError("key_provider env needs node_key")
+        if self.key_provider == "file" and self.node_key_file is None:
+            raise ValueError("key_provider file needs node_key_file")
+        if self.key_provider == "remote" and (self.node_key or self.node_key_file):
+            raise ValueError("a node key is configured, but key_provider is remote")
+        return self
+
+    @property
+    def limits(self) -> Limits:
+        """The limits of inbound connections."""
+        return Limits(
+            connections=self.max_connections,
+            handshakes=self.max_handshakes,
+            per_address=self.max_connections_per_address,
+            rate_per_address=self.handshakes_per_address_per_s,
+            burst_per_address=self.handshake_burst_per_address,
+            exempt=self.unlimited_sources,
+        )
+
+    @property
+    def timing(self) -> Timing:
+        """Ping intervals and limits."""
+        return Timing(
+            interval_s=self.ping_interval_s,
+            timeout_s=self.ping_timeout_s,
+            pings_per_s=self.pings_per_s,
+            ping_burst=self.ping_burst,
+        )

@@ -1,0 +1,80 @@
+import pytest
+
+from front.gossip.answers import answer
+from front.peer.routing import Route, channel_of, route
+from shared.chain import REGTEST
+from shared.wire import (
+    REGISTRY,
+    ChannelUpdate,
+    Error,
+    GossipTimestampFilter,
+    Ping,
+    QueryChannelRange,
+    QueryShortChannelIds,
+    ReplyChannelRange,
+    ReplyShortChannelIdsEnd,
+    UpdateFee,
+    decode,
+    encode,
+)
+
+TO_OWNER = {
+    "warning", "stfu", "peer_storage", "peer_storage_retrieval", "error", "announcement_signatures",
+}  # fmt: skip
+
+
+def blank(name_or_type):
+    """A message with no fields filled in: only its class decides its route."""
+    return name_or_type.model_construct()
+
+
+@pytest.mark.parametrize("model", REGISTRY.values(), ids=lambda model: model.NAME)
+def test_every_message_goes_where_the_architecture_says(model):
+    expected = {
+        "init": Route.ILLEGAL,
+        "ping": Route.PING,
+        "pong": Route.PONG,
+        "query_short_channel_ids": Route.QUERY,
+        "query_channel_range": Route.QUERY,
+    }.get(model.NAME)
+    if expected is None:
+        bolt_2 = model.NAME in TO_OWNER or 32 <= model.TYPE < 256
+        expected = Route.OWNER if bolt_2 else Route.DROP
+    assert route(blank(model), has_channels=False) is expected
+
+
+def test_a_channel_update_goes_to_the_owner_only_from_a_peer_with_channels():
+    assert route(blank(ChannelUpdate), has_channels=True) is Route.OWNER
+    assert route(blank(ChannelUpdate), has_channels=False) is Route.DROP
+
+
+def test_a_message_names_its_channel():
+    assert channel_of(UpdateFee(channel_id=bytes([7]) * 32, feerate_per_kw=253)) == bytes([7]) * 32
+    assert channel_of(Error(channel_id=bytes(32), data=b"")) is None
+    assert channel_of(Ping(num_pong_bytes=0, ignored=b"")) is None
+
+
+def test_a_range_query_is_answered_whole_and_empty():
+    query = QueryChannelRange(
+        chain_hash=REGTEST.chain_hash, first_blocknum=100, number_of_blocks=4294967195
+    )
+    reply = answer(query)
+    assert isinstance(reply, ReplyChannelRange)
+    assert decode(encode(reply)) == reply
+    assert (reply.first_blocknum, reply.number_of_blocks) == (100, 4294967195)
+    assert reply.sync_complete == 1
+    assert reply.encoded_short_ids == b"\x00"
+
+
+def test_a_query_for_channels_ends_without_information():
+    query = QueryShortChannelIds(chain_hash=REGTEST.chain_hash, encoded_short_ids=bytes(9))
+    assert answer(query) == ReplyShortChannelIdsEnd(
+        chain_hash=REGTEST.chain_hash, full_information=0
+    )
+
+
+def test_a_timestamp_filter_needs_no_answer():
+    gossip_filter = GossipTimestampFilter(
+        chain_hash=REGTEST.chain_hash, first_timestamp=0, timestamp_range=1
+    )
+    assert answer(gossip_filter) is None
