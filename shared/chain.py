@@ -4,7 +4,6 @@ Hashes and txids are in internal byte order, as in BOLT messages; RPC and explor
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 __all__ = ["CHAINS", "MAINNET", "REGTEST", "SIGNET", "TESTNET", "Chain", "Outpoint"]
 
@@ -70,7 +69,8 @@ REGTEST = Chain(
 CHAINS: dict[str, Chain] = {c.name: c for c in (MAINNET, TESTNET, SIGNET, REGTEST)}
 
 
-class Outpoint(NamedTuple):
+@dataclass(frozen=True, slots=True, order=True)
+class Outpoint:
     """An output of a transaction.
 
     Attributes:

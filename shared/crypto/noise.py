@@ -1,11 +1,11 @@
-"""Noise_XK(secp256k1, ChaChaPoly, SHA-256): BOLT 8's handshake and frames, the node key being elsewhere.
+"""Noise_XK(secp256k1, ChaChaPoly, SHA-256): BOLT 8's handshake and frames, keyless.
 
 Pure: bytes in, bytes out; the caller owns the socket and the random ephemeral key.
 
-Each side needs its node key for one ECDH. That step is a request which somebody who holds the key answers
-(:func:`answer_responder`, :func:`answer_initiator`), so a handshake can run in a process without it. The
-request is the *transcript*, never a chaining key of the asker's choice: the answerer recomputes the chaining key
-and checks the MAC, so it is no oracle for any other protocol. ::
+Each side needs its node key for one ECDH. That step is a request which somebody who holds the key
+answers (:func:`answer_responder`, :func:`answer_initiator`), so a handshake can run in a process
+without it. The request is the *transcript*, never a chaining key of the asker's choice: the answerer
+recomputes the chaining key and checks the MAC, so it is no oracle for any other protocol. ::
 
     initiator: initiate -> AwaitActTwo -> AwaitInitiatorKey -> Session
     responder: AwaitActOne -> AwaitResponderKey -> AwaitActThree -> Session
@@ -13,8 +13,8 @@ and checks the MAC, so it is no oracle for any other protocol. ::
 Shapes: private keys 32 bytes, points 33 (compressed), acts 50, 50 and 66 bytes.
 
 Raises:
-    HandshakeFailed: from every step: bad version, bad point or bad tag. BOLT 8: close the connection without
-        another word.
+    HandshakeFailed: from every step: bad version, bad point or bad tag. BOLT 8: close the connection
+        without another word.
 """
 
 import hashlib
@@ -113,7 +113,7 @@ class _Transcript(NamedTuple):
         return self._replace(ck=ck), key
 
 
-# --- the step that needs the node key ---------------------------------------------------------------
+# --- the step that needs the node key -----------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +129,8 @@ class InitiatorRequest:
 
     Attributes:
         responder: node id that was dialled.
-        ephemeral: our private ephemeral key of this handshake: without it the chaining key cannot be recomputed.
+        ephemeral: our private ephemeral key of this handshake: without it the chaining key cannot be
+            recomputed.
     """
 
     responder: bytes
@@ -139,7 +140,7 @@ class InitiatorRequest:
 
 @dataclass(frozen=True, slots=True)
 class KeyAnswer:
-    """The full HKDF output of the step: chaining key and temporary key (``temp_k1`` or ``temp_k3``)."""
+    """The full HKDF output of the step: chaining key and ``temp_k1`` or ``temp_k3``."""
 
     ck: bytes = field(repr=False)
     temp_k: bytes = field(repr=False)
@@ -163,7 +164,7 @@ def answer_initiator(node_private_key: bytes, request: InitiatorRequest) -> KeyA
     return KeyAnswer(transcript.ck, key)
 
 
-# --- handshake: initiator ----------------------------------------------------------------------------
+# --- handshake: initiator -----------------------------------------------------------------------
 
 
 def initiate(local: bytes, ephemeral: bytes, responder: bytes) -> tuple["AwaitActTwo", bytes]:
@@ -223,7 +224,7 @@ class AwaitInitiatorKey:
         return session, _VERSION + static + tail
 
 
-# --- handshake: responder ----------------------------------------------------------------------------
+# --- handshake: responder -----------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,11 +316,11 @@ def _check_version(act: bytes) -> None:
         raise HandshakeFailed(f"unknown handshake version {act[:1].hex()}", bolt=BOLT)
 
 
-# --- frames -----------------------------------------------------------------------------------------
+# --- frames -------------------------------------------------------------------------------------
 
 
 class Cipher:
-    """One direction of a session; its key rotates after 1000 uses. Mutable: frames are the hot path."""
+    """One direction of a session; rotates its key after 1000 uses. Mutable: the hot path."""
 
     __slots__ = ("_aead", "_ck", "_key", "_used")
 

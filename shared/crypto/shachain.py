@@ -1,4 +1,4 @@
-"""Revocation secrets: made from one seed, stored in at most 49 entries (BOLT 3 § Per-commitment Secret).
+"""Revocation secrets: made from one seed, stored in at most 49 entries (BOLT 3).
 
 Commitment ``number`` uses the secret of index ``2^48 - 1 - number``.
 """

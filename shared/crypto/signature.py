@@ -85,7 +85,8 @@ def from_der(der: bytes) -> bytes:
     Raises:
         ValueError: not a DER signature.
     """
-    return serialize_compact(coincurve.ecdsa.der_to_cdata(der))
+    compact: bytes = serialize_compact(coincurve.ecdsa.der_to_cdata(der))
+    return compact
 
 
 def _der_integer(number: bytes) -> bytes:
