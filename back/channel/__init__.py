@@ -11,9 +11,9 @@ Read in this order:
 Three rules hold everywhere:
 
 1. **Persist before you speak.** The effects of a step run after its channel is durable.
-2. **What we sent is signed.** Our own updates wait in ``Channel.queue`` until a signature may go with
-   them: updates and ``commitment_signed`` leave as one batch, stored byte for byte, and are what a
-   reconnection sends again. So no update of ours is ever "sent but not signed".
+2. **What we sent is signed.** Our own updates wait in ``Channel.queue`` until a signature may go
+   with them: updates and ``commitment_signed`` leave as one batch, stored byte for byte, and are
+   what a reconnection sends again. So no update of ours is ever "sent but not signed".
 3. **No private key here.** A step that needs one holds a *request*; :func:`machine.fill` puts the
    signer's answer in its place before the commit.
 """

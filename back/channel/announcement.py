@@ -1,4 +1,4 @@
-"""What BOLT 7 sends over a channel to its other end only: kept here, used by the graph and the API."""
+"""What BOLT 7 sends to the other end of a channel only: kept for the graph and the API."""
 
 from dataclasses import replace
 

@@ -42,8 +42,8 @@ A = TypeVar("A")
 def fill(step: Step, answer: Callable[[Request], Answer]) -> Step:
     """Return ``step`` with each request replaced by what the signer's answer makes of it.
 
-    The answers are recorded in the channel too (the batch for a retransmission, our next point, signed
-    transactions). A request that the signer refuses (recovery) leaves nothing behind.
+    The answers are recorded in the channel too (the batch for a retransmission, our next point,
+    signed transactions). A request that the signer refuses (recovery) leaves nothing behind.
 
     Raises:
         InvariantError: an answer does not fit its request.

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from back.channel import commitments
 from back.channel.effects import Effect, Send, SignClosing
 from back.channel.events import Close
-from back.channel.rules import Step, legal, moved
 from back.channel.model import Channel, ClosingNegotiation, Phase
+from back.channel.rules import Step, legal, moved
 from back.transactions.closing import (
     ClosingTransaction,
     build_closing,

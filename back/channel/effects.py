@@ -14,17 +14,14 @@ from shared.chain import Outpoint
 from shared.wire import Message
 
 __all__ = [
-    "SignedCommitment",
-    "SecretCheck",
-    "Revocation",
-    "CommitmentSignatures",
-    "ClosingSignature",
-    "CheckSecret",
     "Answer",
     "ChannelForgotten",
     "ChannelIdAssigned",
     "ChannelReady",
+    "CheckSecret",
     "CloseConnection",
+    "ClosingSignature",
+    "CommitmentSignatures",
     "Effect",
     "FreeFunding",
     "HtlcFailed",
@@ -36,13 +33,16 @@ __all__ = [
     "PhaseChanged",
     "Publish",
     "Request",
+    "Revocation",
     "RevokeLocalCommitment",
+    "SecretCheck",
     "Send",
     "SignClosing",
     "SignFundingCreated",
     "SignFundingSigned",
     "SignLocalCommitment",
     "SignRemoteCommitment",
+    "SignedCommitment",
     "WatchConfirmed",
     "WatchSpent",
 ]
@@ -108,7 +108,7 @@ class SignClosing:
 
 @dataclass(frozen=True, slots=True)
 class SignLocalCommitment:
-    """Sign and assemble our own commitment. Becomes ``Publish``; the signer refuses a revoked one."""
+    """Sign and assemble our commitment. Becomes ``Publish``; the signer refuses a revoked one."""
 
     commitment: CommitmentTransaction
     number: int
@@ -276,7 +276,7 @@ class Publish:
 
 @dataclass(frozen=True, slots=True)
 class WatchConfirmed:
-    """Tell when the transaction has ``depth`` confirmations (FundingConfirmed, TransactionConfirmed)."""
+    """Tell when it has ``depth`` confirmations: FundingConfirmed, TransactionConfirmed."""
 
     txid: bytes
     script_pubkey: bytes
@@ -315,7 +315,7 @@ class PhaseChanged:
 
 @dataclass(frozen=True, slots=True)
 class ChannelReady:
-    """The channel may carry HTLCs now (both channel_ready are exchanged, or after a reestablish)."""
+    """The channel may carry HTLCs now: both channel_ready are exchanged, or it is reestablished."""
 
     channel_id: bytes
 

@@ -14,7 +14,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
-from back.channel import announcement, closing, commitments, fees, htlc, onchain, opening, reestablish
+from back.channel import (
+    announcement,
+    closing,
+    commitments,
+    fees,
+    htlc,
+    onchain,
+    opening,
+    reestablish,
+)
 from back.channel.answers import fill
 from back.channel.effects import (
     Answer,
@@ -136,8 +145,9 @@ def apply_batch(channel: Channel, events: Sequence[Event]) -> Step:
 def resume(channel: Channel) -> tuple[Effect, ...]:
     """Return what a start must do again: watches, publications, decisions that are open.
 
-    Holds no request. What a stop took back (uncommitted updates, an unfunded channel) is the business
-    of a :class:`events.Disconnected`, which every start applies to each channel that it loads.
+    Holds no request. What a stop took back (uncommitted updates, an unfunded channel) is the
+    business of a :class:`events.Disconnected`, which every start applies to each channel that it
+    loads.
     """
     if channel.phase is Phase.CLOSED or channel.phase in opening.UNFUNDED:
         return ()
@@ -181,7 +191,8 @@ def _received(channel: Channel, event: Received) -> Step:
         return reestablish.channel_reestablish(channel, message, event.is_secret_ours)
     if channel.link is Link.SYNCING and message.NAME not in EARLY:
         raise _illegal(channel, message, "before channel_reestablish")
-    channel = commitments.checked_batch(channel, message)
+    if message.NAME not in EARLY:
+        commitments.check_batch(channel, message)
     rule = LEGAL.get((channel.phase, type(message)))
     if rule is not None:
         return rule(channel, message)
@@ -211,7 +222,7 @@ def _accept_channel(channel: Channel, message: AcceptChannel) -> Step:
     return opening.accept_received(channel, message, channel.policy)
 
 
-# --- what a broken rule costs ----------------------------------------------------------------------
+# --- what a broken rule costs --------------------------------------------------------------------
 
 
 def _failed(channel: Channel, error: PeerError) -> Step:
@@ -232,7 +243,7 @@ def _failed(channel: Channel, error: PeerError) -> Step:
     return Step(early.channel, (Send(message), *early.effects))
 
 
-# --- events ----------------------------------------------------------------------------------------
+# --- events --------------------------------------------------------------------------------------
 
 
 def _disconnected(channel: Channel, event: Disconnected) -> Step:
@@ -240,7 +251,9 @@ def _disconnected(channel: Channel, event: Disconnected) -> Step:
 
 
 def _block_connected(channel: Channel, event: BlockConnected) -> Step:
-    return onchain.block_connected(channel, event).then(htlc.fail_if_overdue)
+    step = onchain.block_connected(channel, event)
+    reason = htlc.overdue(step.channel)
+    return step.then(lambda now: onchain.fail(now, reason)) if reason else step
 
 
 RULES: dict[type[Event], Rule] = {

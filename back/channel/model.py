@@ -61,7 +61,7 @@ class Phase(Enum):
     NEGOTIATING = "NEGOTIATING"
     """closing_signed is being negotiated."""
     CLOSING = "CLOSING"
-    """A closing or commitment transaction is published, or the peer's commitment must be awaited."""
+    """A closing or commitment transaction is published, or one of the peer is awaited."""
     CLOSED = "CLOSED"
     """Over: nothing of ours is left in it."""
     WAIT_FOR_REMOTE_PUBLISH_FUTURE_COMMITMENT = "WAIT_FOR_REMOTE_PUBLISH_FUTURE_COMMITMENT"
@@ -80,11 +80,11 @@ class Link(Enum):
 class HtlcState(Enum):
     """Where one HTLC stands in the two commitments (BOLT 2 § Normal Operation).
 
-    The first half of each list adds it, the second removes it. Three states of other programs do not
-    exist here: our own update is never sent without a signature (rule 2 of :mod:`back.channel`), and
-    we revoke in the very step that takes the peer's signature, so there is nothing between
-    "received in a commitment_signed" and "revocation sent". The transitions are tables in
-    :mod:`.commitments`.
+    The first half of each list adds it, the second removes it. Three states of other programs do
+    not exist here: our own update is never sent without a signature (rule 2 of
+    :mod:`back.channel`), and we revoke in the very step that takes the peer's signature, so there
+    is nothing between "received in a commitment_signed" and "revocation sent". The transitions are
+    tables in :mod:`.commitments`.
     """
 
     # Offered by us.
@@ -287,7 +287,7 @@ class RemoteCommitment:
     number: int
     current_point: bytes = b""
     next_point: bytes = b""
-    """Of ``number + 1``: the one to sign next, or signed and unrevoked. Empty until channel_ready."""
+    """Of ``number + 1``, signed next or signed and unrevoked. Empty until channel_ready."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,8 +22,8 @@ from back.channel.events import (
     FundingSpent,
     TransactionConfirmed,
 )
-from back.channel.rules import Step, moved
 from back.channel.model import Channel, Phase
+from back.channel.rules import Step, moved
 from back.transactions.transaction import parse_transaction
 from shared.errors import CommandError
 from shared.wire import Error, encode

@@ -37,7 +37,6 @@ from back.channel.events import (
     FundingFailed,
     FundingTransactionMade,
 )
-from back.channel.rules import Step, legal, moved
 from back.channel.model import (
     Channel,
     ChannelParameters,
@@ -58,6 +57,7 @@ from back.channel.policy import (
     channel_type_bits,
     commitment_type,
 )
+from back.channel.rules import Step, legal, moved
 from back.transactions.commitment import CommitmentType
 from back.transactions.scripts import (
     funding_script_pubkey,

@@ -1,7 +1,8 @@
-"""How a rule of BOLT 2 is written down: a :class:`Step`, and the table of which message is legal when.
+"""How a rule of BOLT 2 is written down: a :class:`Step`, and the table of which message is legal
+when.
 
-A rule is a function ``(channel, message) -> Step`` marked with :func:`legal`. It raises PeerError and
-changes nothing where the peer broke the rule.
+A rule is a function ``(channel, message) -> Step`` marked with :func:`legal`. It raises PeerError
+and changes nothing where the peer broke the rule.
 """
 
 from collections.abc import Callable, Iterable
@@ -23,10 +24,11 @@ class Step:
     Attributes:
         effects: in order; what they mean, and when each may run, stands in :mod:`.effects`.
         removed: HTLCs that this step settled, gone from both sides and from ``channel.htlcs``, in
-            their final form: both ``remote_first`` and ``remote_last`` are set. Storage moves them to
-            the history. An HTLC that is in ``htlcs`` before a step and neither there nor here after it
-            was in no commitment and is forgotten.
-        refusals: of :func:`machine.apply_batch`: index of a command's event and why it changed nothing.
+            their final form: both ``remote_first`` and ``remote_last`` are set. Storage moves them
+            to the history. An HTLC that is in ``htlcs`` before a step and neither there nor here
+            after it was in no commitment and is forgotten.
+        refusals: of :func:`machine.apply_batch`: index of a command's event and why it changed
+            nothing.
     """
 
     channel: Channel
