@@ -1,5 +1,4 @@
-"""How a rule of BOLT 2 is written down: a :class:`Step`, and the table of which message is legal
-when.
+"""How a rule of BOLT 2 is written down: a :class:`Step`, and the table of legal messages.
 
 A rule is a function ``(channel, message) -> Step`` marked with :func:`legal`. It raises PeerError
 and changes nothing where the peer broke the rule.
