@@ -161,20 +161,10 @@ class Channels:
 
     # --- opening -----------------------------------------------------------------------------------
 
-    def _local_keys(self, *, is_opener: bool) -> opening.LocalKeys:
+    def _local_keys(self) -> opening.LocalKeys:
         index = self._next_key_index
         self._next_key_index += 1
-        keys = self.signer.new_channel_keys(index, is_opener=is_opener)
-        return opening.LocalKeys(
-            key_index=index,
-            funding_pubkey=keys.funding_pubkey,
-            revocation_basepoint=keys.revocation_basepoint,
-            payment_basepoint=keys.payment_basepoint,
-            delayed_payment_basepoint=keys.delayed_payment_basepoint,
-            htlc_basepoint=keys.htlc_basepoint,
-            first_point=self.signer.per_commitment_point(index, 0),
-            second_point=self.signer.per_commitment_point(index, 1),
-        )
+        return self.signer.channel_keys(index)
 
     async def open(self, request: ChannelOpening) -> Channel:
         """Open a channel and return it once its funding transaction is published.
@@ -201,7 +191,7 @@ class Channels:
             shutdown_script=shutdown_script,
             commitment_type=opening.named_type(request.channel_type),
         )
-        step = opening.propose(proposal, self._local_keys(is_opener=True), self.policy)
+        step = opening.propose(proposal, self._local_keys(), self.policy)
         outcome: asyncio.Future[Channel] = asyncio.get_running_loop().create_future()
         self._outcomes[temporary_channel_id] = outcome
         self._adopt(step.channel, step)
@@ -225,7 +215,7 @@ class Channels:
                 shutdown_script=shutdown_script,
             )
             step = opening.accept(
-                message, reception, self._local_keys(is_opener=False), self.policy
+                message, reception, self._local_keys(), self.policy
             )
         except LightningError as error:
             log.info("open_channel_refused", peer=peer.node_id.hex(), why=str(error))
