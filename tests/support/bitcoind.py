@@ -1,0 +1,67 @@
+"""A real bitcoind on regtest for tests.
+
+``bitcoind`` is one process for the whole run: its chain is shared, so a test makes its own wallets
+and mines what it needs. ``own_bitcoind`` is one for a single test: for reorgs, restarts and absence.
+"""
+
+import asyncio
+import atexit
+import shutil
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from back.chain import regtest
+from back.chain.regtest import Regtest
+
+_shared: list[Regtest] = []
+
+
+def _shared_bitcoind() -> Regtest:
+    """Start the run's bitcoind at the first use: each importing module has a fixture of its own."""
+    if not _shared:
+        folder = Path(tempfile.mkdtemp(prefix="squall-test-bitcoind-"))
+        node = asyncio.run(regtest.start(folder))
+        _shared.append(node)
+        atexit.register(_end, node)
+    return _shared[0]
+
+
+def _end(node: Regtest) -> None:
+    node.kill()
+    shutil.rmtree(node.folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def bitcoind() -> Regtest:
+    """The run's bitcoind, with a miner's wallet that has coins."""
+    return _shared_bitcoind()
+
+
+@pytest.fixture
+async def own_bitcoind(tmp_path: Path) -> AsyncIterator[Regtest]:
+    """A bitcoind of this test alone."""
+    async with regtest.running(tmp_path / "bitcoind") as node:
+        yield node
+
+
+async def until(
+    probe: Callable[[], Any] | Callable[[], Awaitable[Any]],
+    what: str = "the condition",
+    timeout_s: float = 15.0,
+) -> Any:
+    """Wait until ``probe`` (plain or async) returns something true, and return that."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        value = probe()
+        if isinstance(value, Awaitable):
+            value = await value
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{what} did not come within {timeout_s} s")
+        await asyncio.sleep(0.01)
