@@ -47,6 +47,9 @@ async def run(settings: FrontSettings) -> None:
     fabric = FabricClient(
         settings.nats_urls, settings.credentials, role="front", name=f"front-{settings.name}"
     )
+    own = fabric.identity.name
+    if own and own != settings.name:
+        raise CommandError(f"the certificate is for front {own}, the settings say {settings.name}")
     front = FrontProcess(settings, fabric)
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()

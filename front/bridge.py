@@ -101,6 +101,7 @@ class Bridge:
             self.known.set()
         self._loop = asyncio.get_running_loop()
         self.owners = Owners(self.now())
+        self._newest_epoch = 0
         self._peers: dict[bytes, Peer] = {}
         self._shards: dict[int, set[Peer]] = {}
         self._emptied = asyncio.Event()
@@ -238,7 +239,9 @@ class Bridge:
         if self.owners.is_restored(hello):
             log.error("owner_database_is_older", shard=hello.shard, owner=hello.owner)
         if self.owners.heard(hello, self.now()):
-            log.info("owner_changed", shard=hello.shard, owner=hello.owner, epoch=hello.epoch)
+            if hello.epoch > self._newest_epoch:
+                self._newest_epoch = hello.epoch
+                log.info("owner_changed", owner=hello.owner, epoch=hello.epoch, first=hello.shard)
             self._tell_epoch(self._shards.get(hello.shard, ()), hello.epoch)
         if hello.epoch == self.owners[hello.shard].epoch:
             heard = self._hellos.pop(hello.shard, None)

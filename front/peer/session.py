@@ -268,6 +268,7 @@ class Peer:
                 self._reply(self._keepalive.ping_received(message, self._bridge.now()))
             case Route.PONG if isinstance(message, Pong):
                 self._keepalive.pong_received(message)
+                self._set_timer()
             case Route.QUERY:
                 self._reply(answer(message))
             case Route.ILLEGAL:
@@ -281,6 +282,7 @@ class Peer:
             raise ProtocolViolation(f"{name} before init", bolt=f"{_BOLT} § init")
         self._theirs = message
         self._introduce()
+        self._run([])
 
     def _pass_on(self, message: Message, size: int) -> None:
         now = self._bridge.now()
@@ -353,7 +355,8 @@ class Peer:
                     self._ask_owner()
         self._count_resends()
         if not self._stream.closing:
-            if self.session.writable:
+            # What follows their init waits until ours is sent: `connected` goes first.
+            if self.session.writable and (self._theirs is None or self._init_by is None):
                 self._stream.resume_reading()
             else:
                 self._stream.pause_reading()
@@ -371,8 +374,9 @@ class Peer:
             self._log.error("owner_message_refused", message=delivered.name, why=str(error))
             self._end(Reason.INVALID, str(error))
             return
-        if delivered.name in OPENS_CHANNEL:
+        if delivered.name in OPENS_CHANNEL and not self._has_channels:
             self._has_channels = True
+            self._run(self.session.has_channels_now(self._bridge.now()))
         self._delivered = delivered.seq
         self._bridge.metrics.messages_out.inc()
         self._stream.send(data)
