@@ -4,8 +4,8 @@ Pure: bytes in, bytes out; the caller owns the socket and the random ephemeral k
 
 Each side needs its node key for one ECDH. That step is a request which somebody who holds the key
 answers (:func:`answer_responder`, :func:`answer_initiator`), so a handshake can run in a process
-without it. The request is the *transcript*, never a chaining key of the asker's choice: the answerer
-recomputes the chaining key and checks the MAC, so it is no oracle for any other protocol. ::
+without it. The request is the *transcript*, never a chaining key of the asker's choice: the
+answerer recomputes the chaining key and checks the MAC, so it is no oracle for any other protocol. ::
 
     initiator: initiate -> AwaitActTwo -> AwaitInitiatorKey -> Session
     responder: AwaitActOne -> AwaitResponderKey -> AwaitActThree -> Session
@@ -13,8 +13,8 @@ recomputes the chaining key and checks the MAC, so it is no oracle for any other
 Shapes: private keys 32 bytes, points 33 (compressed), acts 50, 50 and 66 bytes.
 
 Raises:
-    HandshakeFailed: from every step: bad version, bad point or bad tag. BOLT 8: close the connection
-        without another word.
+    HandshakeFailed: from every step: bad version, bad point or bad tag. BOLT 8: close the
+        connection without another word.
 """
 
 import hashlib
@@ -129,8 +129,8 @@ class InitiatorRequest:
 
     Attributes:
         responder: node id that was dialled.
-        ephemeral: our private ephemeral key of this handshake: without it the chaining key cannot be
-            recomputed.
+        ephemeral: our private ephemeral key of this handshake: without it the chaining key cannot
+            be recomputed.
     """
 
     responder: bytes
