@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 import structlog
@@ -114,7 +114,9 @@ class Channels:
         """Load every channel that is not over and let it say what must be done again."""
         self._next_key_index = await self.store.next_key_index()
         for channel in await self.store.load_channels():
-            runner = self._adopt(channel)
+            runner = self._adopt(replace(channel, policy=self.policy))
+            # A start takes back what a disconnection would: uncommitted updates, unfunded channels.
+            runner.post(Disconnected())
             for effect in machine.resume(channel):
                 self._resume(runner, effect)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 import structlog
 
 from back.channel import machine
-from back.channel.effects import Effect
+from back.channel.effects import Effect, Request
 from shared.errors import BackendError, CommandError, InvariantError, LightningError
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ RETRY_S = 0.2
 class World(Protocol):
     """What a runner needs of its node: the only way out of a channel."""
 
-    def answer(self, channel: "Channel", request: object) -> object:
+    def answer(self, channel: "Channel", request: Request) -> machine.Answer:
         """Let the signer answer one request of a step."""
 
     def writes(self, before: "Channel | None", step: machine.Step) -> "list[Write]":
@@ -121,7 +121,11 @@ class ChannelRunner:
         if items[0].session is not None:
             self.session = items[0].session
         try:
-            step = machine.apply_batch(before, [item.event for item in items])
+            events = [
+                machine.prepare(before, item.event, lambda ask: self.world.answer(before, ask))
+                for item in items
+            ]
+            step = machine.apply_batch(before, events)
         except LightningError as error:
             raise InvariantError(f"a batch was refused as a whole: {error}") from error
         writes = [write for item in items for write in item.writes]
