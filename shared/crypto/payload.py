@@ -2,11 +2,13 @@
 
 from typing import Annotated
 
+from pydantic import Field
+
 from shared.crypto.failures import INVALID_ONION_PAYLOAD
 from shared.errors import InvalidOnion, MalformedMessage
 from shared.wire.record import Record, TlvStream, decode_stream, encode_stream
 from shared.wire.tlv import Tlv
-from shared.wire.types import TU32, TU64, Point, Scid, Secret, Tail
+from shared.wire.types import TU32, TU64, Point, Scid, Secret, Sha256, Tail
 
 __all__ = ["Payload", "PaymentData", "decode_payload", "encode_payload"]
 
@@ -29,7 +31,7 @@ class Payload(TlvStream):
     current_path_key: Annotated[Point | None, Tlv(12)] = None
     payment_metadata: Annotated[Tail | None, Tlv(16)] = None
     total_amount_msat: Annotated[TU64 | None, Tlv(18)] = None
-    keysend_preimage: Annotated[Secret | None, Tlv(5482373484)] = None
+    keysend_preimage: Annotated[Sha256 | None, Tlv(5482373484)] = Field(default=None, repr=False)
     """The preimage itself: a payment without an invoice."""
 
 
