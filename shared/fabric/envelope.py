@@ -181,6 +181,8 @@ class Reason(StrEnum):
     """The other side does not know the session."""
     UNACKED = "unacked"
     """The other side of the fabric acknowledged nothing for ten seconds."""
+    INCOMPLETE = "incomplete"
+    """A message that was missing did not come within ten seconds of asking."""
     OVER_WINDOW = "over_window"
     """The peer sent more than may be under way, for five seconds."""
     NEW_EPOCH = "new_epoch"

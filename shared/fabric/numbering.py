@@ -79,6 +79,7 @@ class Outgoing:
         self.last = 0
         """Highest number given."""
         self.acked = 0
+        self.patience_s = UNACKED_S
         self.resent = 0
         """Messages sent more than once, for metrics."""
         self._unacked: deque[Numbered] = deque()
@@ -140,8 +141,8 @@ class Outgoing:
         return [self._unacked[0]]
 
     def is_stalled(self, now: float) -> bool:
-        """Nothing was acknowledged for ten seconds although something should have been."""
-        return self._stalled_since is not None and now >= self._stalled_since + UNACKED_S
+        """Nothing was acknowledged for ``patience_s`` although something should have been."""
+        return self._stalled_since is not None and now >= self._stalled_since + self.patience_s
 
     def restart(self, now: float) -> list[Numbered]:
         """Start the clocks afresh; return everything unacknowledged."""
@@ -152,7 +153,7 @@ class Outgoing:
         """When `overdue` or `is_stalled` next has something to say."""
         if self._retry_at is None or self._stalled_since is None:
             return None
-        return min(self._retry_at, self._stalled_since + UNACKED_S)
+        return min(self._retry_at, self._stalled_since + self.patience_s)
 
     def _restart(self, now: float) -> None:
         self._retry_after = RESEND_AFTER_S
@@ -188,6 +189,7 @@ class Incoming:
         self._known_last = 0
         self._asked_to: int | None = None
         self._ask_at: float | None = None
+        self._gap_since: float | None = None
         self._ackable = 0
         self._said = 0
         self._ack_at: float | None = None
@@ -213,8 +215,8 @@ class Incoming:
     def expect(self, last: int, now: float) -> None:
         """Learn that numbers up to ``last`` exist; what is missing of them will be asked for."""
         self._known_last = max(self._known_last, last)
-        if last > self.received and self._ask_at is None:
-            self._ask_at = now
+        if last > self.received:
+            self._notice_gap(now)
 
     def ask(self, now: float) -> tuple[int, int] | None:
         """Return the range of numbers to ask for now; one request is outstanding at a time."""
@@ -222,10 +224,19 @@ class Incoming:
             return None
         last = min(self._held) - 1 if self._held else self._known_last
         if last <= self.received:
-            self._ask_at = self._asked_to = None
+            self._ask_at = self._asked_to = self._gap_since = None
             return None
         self._asked_to, self._ask_at = last, now + ASK_AGAIN_S
         return self.received + 1, last
+
+    def is_stuck(self, now: float) -> bool:
+        """What is missing did not come for ten seconds although it was asked for."""
+        return self._gap_since is not None and now >= self._gap_since + UNACKED_S
+
+    def restart(self, now: float) -> None:
+        """Start the clock of a gap afresh."""
+        if self._gap_since is not None:
+            self._gap_since = now
 
     def permit(self, seq: int, now: float) -> None:
         """Everything up to ``seq`` may be acknowledged."""
@@ -256,8 +267,7 @@ class Incoming:
         return self._ack_at if self._ask_at is None else min(self._ack_at, self._ask_at)
 
     def _hold(self, message: Arrived, now: float) -> None:
-        if self._ask_at is None:
-            self._ask_at = now
+        self._notice_gap(now)
         size = len(message.body)
         too_far = message.seq > self.received + BUFFERED_MESSAGES
         if message.seq in self._held or too_far or self._held_bytes + size > BUFFERED_BYTES:
@@ -269,10 +279,18 @@ class Incoming:
         """After progress: the request is answered, or another gap is the first one now."""
         if self._ask_at is None:
             return
+        self._gap_since = now
         if self._asked_to is not None and self.received < self._asked_to:
             return
         self._asked_to = None
-        self._ask_at = now if self._held or self._known_last > self.received else None
+        if not self._held and self._known_last <= self.received:
+            self._ask_at = self._gap_since = None
+        else:
+            self._ask_at = now
+
+    def _notice_gap(self, now: float) -> None:
+        if self._ask_at is None:
+            self._ask_at = self._gap_since = now
 
     def _ack_by(self, at: float) -> None:
         self._ack_at = at if self._ack_at is None else min(self._ack_at, at)

@@ -57,6 +57,8 @@ __all__ = [
 
 OVER_WINDOW_S: Final = 5.0
 """How long a front may stop reading a socket: pings share it."""
+LEAVING_S: Final = 60.0
+"""How long a front tries to tell the back that a connection is closed."""
 
 
 class FrontSession(Session):
@@ -114,6 +116,12 @@ class FrontSession(Session):
         """A message of the peer for this session was dropped: it cannot move to a new owner."""
         self._carried = True
 
+    def has_channels_now(self, now: float) -> list[Effect]:
+        """The peer's first channel exists: its window becomes the wide one."""
+        effects = self._emit(self._outgoing.widen(WIDE, now))
+        self._watch_window(now)
+        return effects
+
     def written(self, seq: int, now: float) -> list[Effect]:
         """Everything delivered up to ``seq`` is in a socket that drains: it may be acked."""
         if self._finished:
@@ -155,12 +163,16 @@ class FrontSession(Session):
             self._finished = True
             return []
         body = Disconnected(reason=reason, detail=detail).to_bytes()
-        return self._emit(self._outgoing.add("disconnected", None, body, 0, now))
+        effects = self._emit(self._outgoing.add("disconnected", None, body, 0, now))
+        self._outgoing.patience_s = LEAVING_S
+        self._outgoing.restart(now)
+        return effects
 
     def fabric_back(self, now: float) -> list[Effect]:
         """The connection to the broker is back; ask ``resume``, its answer is for `resumed`."""
         self._offline = False
         self._outgoing.restart(now)
+        self._incoming.restart(now)
         return [] if self._finished else self._due(now)
 
     @property
@@ -220,9 +232,11 @@ class FrontSession(Session):
                 return self._end(Reason.OVER_WINDOW, f"for {OVER_WINDOW_S:.0f} s", now)
         if not self._is_talking:
             return []
-        if self._outgoing.is_stalled(now):
-            self._finished = self._leaving
-            return self._end(Reason.UNACKED, f"nothing acked for {UNACKED_S:.0f} s", now)
+        if self._leaving and self._outgoing.is_stalled(now):
+            self._finished = True
+            return []
+        if not self._ended and (broken := self._broken(now)):
+            return broken
         return self._emit(self._outgoing.overdue(now))
 
     def _own_deadline(self) -> float | None:
@@ -315,6 +329,7 @@ class BackSession(Session):
         self._offline = False
         if self._ended:
             return []
+        self._incoming.restart(now)
         ask = self._say("resend", Resend(from_seq=self.expects).to_bytes())
         return [ask, *self._emit(self._outgoing.restart(now)), *self._due(now)]
 
@@ -389,9 +404,7 @@ class BackSession(Session):
             effects = self._repeat()
         if not self._is_talking:
             return effects
-        if self._outgoing.is_stalled(now):
-            return effects + self._end(Reason.UNACKED, f"nothing acked for {UNACKED_S:.0f} s", now)
-        return effects + self._emit(self._outgoing.overdue(now))
+        return effects + (self._broken(now) or self._emit(self._outgoing.overdue(now)))
 
     def _own_deadline(self) -> float | None:
         return None if self._last_word is None else min(self._repeat_at, self._repeat_until)

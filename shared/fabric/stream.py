@@ -18,7 +18,7 @@ from shared.fabric.envelope import (
     decode_control,
     encode,
 )
-from shared.fabric.numbering import Arrived, Incoming, Numbered, Outgoing, Window
+from shared.fabric.numbering import UNACKED_S, Arrived, Incoming, Numbered, Outgoing, Window
 from shared.fabric.subjects import session_subject
 
 __all__ = ["ACK", "Deliver", "Effect", "Ended", "Publish", "Reopen", "Session"]
@@ -220,6 +220,15 @@ class Session:
         raise NotImplementedError
 
     # --- what they do alike -------------------------------------------------------------------
+
+    def _broken(self, now: float) -> list[Effect]:
+        """End a session whose stream stands still."""
+        if self._outgoing.is_stalled(now):
+            return self._end(Reason.UNACKED, f"nothing acked for {UNACKED_S:.0f} s", now)
+        if self._incoming.is_stuck(now):
+            detail = f"number {self.expects} did not come for {UNACKED_S:.0f} s"
+            return self._end(Reason.INCOMPLETE, detail, now)
+        return []
 
     def _acknowledged(self, ack: int, now: float) -> list[Effect]:
         return self._emit(self._outgoing.acknowledge(ack, now))
