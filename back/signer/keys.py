@@ -1,111 +1,157 @@
-"""Derivation of every key from the seed (BIP 32, all hardened).
+"""Which key comes from where: BIP 32 paths, all hardened.
 
-============================================  ==========================================================
-path                                          key
-============================================  ==========================================================
-``m/9735'/coin'/0'``                          node key: node id, gossip, invoices
-``m/9735'/coin'/1'/index'``                   funding key of channel ``index``
-``m/9735'/coin'/2'/f0'/…/f7'/0'``             revocation basepoint secret
-``m/9735'/coin'/2'/f0'/…/f7'/1'``             payment basepoint secret
-``m/9735'/coin'/2'/f0'/…/f7'/2'``             delayed payment basepoint secret
-``m/9735'/coin'/2'/f0'/…/f7'/3'``             htlc basepoint secret
-``m/9735'/coin'/2'/f0'/…/f7'/4'``             shachain seed of our per-commitment secrets
-============================================  ==========================================================
+With ``c`` the chain's coin type::
 
-``coin`` is 0 on mainnet, 1 elsewhere. ``f0 … f7`` are the eight 32-bit words of SHA256(funding public key),
-each without its highest bit.
+    m/9735'/c'/0'                     node key
+    m/9735'/c'/1'/high'/low'          funding key of a channel: its key index, 31 and 31 bits
+    m/9735'/c'/2'/w0'/.../w7'         the channel's other keys; w0 to w7: the eight big-endian
+                                      32-bit words of SHA256(our funding pubkey), without their
+                                      highest bits. Below it the secrets of the basepoints:
+        0' revocation   1' payment   2' delayed payment   3' HTLC   4' (shachain seed)
 
-**Recovery without a database.** Once a channel is closed by the peer, its funding outpoint leads on chain
-to the 2-of-2 script, which shows both funding keys. Ours is one of the two; it alone, with the seed, gives the
-payment basepoint, which is what ``to_remote`` pays in both channel types. The index is not needed.
+**What a seed alone recovers.** Everything but the funding key follows from the funding *pubkey*,
+which open_channel and accept_channel carry anyway and which the chain shows when the funding
+output is spent: the 2-of-2 script is in the witness. So with seed and funding outpoint, and no
+database, :func:`recover_payment_key` gives the key of ``to_remote`` once the peer force-closes
+(asked by a channel_reestablish that shows our loss of data). With option_static_remotekey that
+needs no per-commitment point. It recovers neither ``to_local`` of a commitment of ours nor HTLCs:
+those need the database.
+
+**A key index is used once for ever.** A second channel under the same index would reveal from its
+start the secrets that the first one released. So indexes are drawn at random
+(:func:`draw_key_index`), not counted: a counter in a database that was restored, or made anew from
+the same seed, would repeat itself.
 """
 
 import hashlib
+import hmac
+import secrets
+from collections.abc import Collection
 from dataclasses import dataclass, field
-from functools import cached_property
 
-from embit import bip32
+from back.transactions.scripts import funding_keys, p2wpkh, p2wsh, to_remote_anchors_script
+from shared.chain import Chain
+from shared.crypto.signature import ORDER, public_key
 
-from shared.crypto import shachain
-from shared.crypto.signature import public_key
+__all__ = [
+    "MAX_KEY_INDEX",
+    "ChannelSecrets",
+    "ExtendedKey",
+    "channel_secrets",
+    "draw_key_index",
+    "funding_secret",
+    "node_secret",
+    "recover_payment_key",
+    "root_key",
+]
 
-__all__ = ["ChannelSecrets", "NodeKeys", "channel_secrets"]
-
+HARDENED = 1 << 31
 PURPOSE = 9735
-HARDENED = 0x80000000
-WORD_MASK = 0x7FFFFFFF
+MAX_KEY_INDEX = (1 << 62) - 1
+_NODE, _FUNDING, _CHANNEL = range(3)
 
 
-def _child(key: bip32.HDKey, *path: int) -> bip32.HDKey:
-    return key.derive([HARDENED | step for step in path])
+@dataclass(frozen=True, slots=True)
+class ExtendedKey:
+    """A BIP 32 private key; only hardened children, which need no curve arithmetic."""
+
+    secret: bytes = field(repr=False)
+    chain_code: bytes = field(repr=False)
+
+    @classmethod
+    def of_seed(cls, seed: bytes) -> "ExtendedKey":
+        """The master key."""
+        digest = hmac.digest(b"Bitcoin seed", seed, "sha512")
+        return cls(digest[:32], digest[32:])
+
+    def child(self, *path: int) -> "ExtendedKey":
+        """The key at ``path`` below this one, each step hardened.
+
+        Raises:
+            ValueError: a step is not in 0..2^31-1 (or, once in 2^127, has no key).
+        """
+        key = self
+        for step in path:
+            key = key._hardened(step)
+        return key
+
+    def _hardened(self, step: int) -> "ExtendedKey":
+        if not 0 <= step < HARDENED:
+            raise ValueError(f"a step of a path is 0 to 2^31-1, got {step}")
+        data = b"\0" + self.secret + (HARDENED | step).to_bytes(4, "big")
+        digest = hmac.digest(self.chain_code, data, "sha512")
+        tweak = int.from_bytes(digest[:32], "big")
+        number = (tweak + int.from_bytes(self.secret, "big")) % ORDER
+        if tweak >= ORDER or number == 0:
+            raise ValueError(f"step {step} has no key")
+        return ExtendedKey(number.to_bytes(32, "big"), digest[32:])
 
 
-def _private(key: bip32.HDKey) -> bytes:
-    secret: bytes = key.key.secret
-    return secret
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ChannelSecrets:
-    """All private keys of one channel."""
+    """The secrets of one channel but its funding key."""
 
-    funding: bytes = field(repr=False)
-    revocation: bytes = field(repr=False)
-    payment: bytes = field(repr=False)
-    delayed_payment: bytes = field(repr=False)
-    htlc: bytes = field(repr=False)
+    revocation_basepoint: bytes = field(repr=False)
+    payment_basepoint: bytes = field(repr=False)
+    delayed_payment_basepoint: bytes = field(repr=False)
+    htlc_basepoint: bytes = field(repr=False)
     shachain_seed: bytes = field(repr=False)
 
-    def per_commitment_secret(self, number: int) -> bytes:
-        """The secret of our commitment ``number``."""
-        return shachain.commitment_secret(self.shachain_seed, number)
 
-    def per_commitment_point(self, number: int) -> bytes:
-        """Its public point."""
-        return public_key(self.per_commitment_secret(number))
+def root_key(seed: bytes, chain: Chain) -> ExtendedKey:
+    """The key below which all of ours are on this chain."""
+    return ExtendedKey.of_seed(seed).child(PURPOSE, chain.coin_type)
 
 
-def channel_secrets(root: bip32.HDKey, funding: bytes) -> ChannelSecrets:
-    """Derive a channel's keys from its funding private key."""
-    digest = hashlib.sha256(public_key(funding)).digest()
-    words = [int.from_bytes(digest[i : i + 4], "big") & WORD_MASK for i in range(0, 32, 4)]
-    base = _child(root, *words)
-    revocation, payment, delayed, htlc, seed = (_private(_child(base, i)) for i in range(5))
-    return ChannelSecrets(funding, revocation, payment, delayed, htlc, seed)
+def node_secret(root: ExtendedKey) -> bytes:
+    """The node's private key."""
+    return root.child(_NODE).secret
 
 
-class NodeKeys:
-    """The derivation tree of one node."""
+def draw_key_index() -> int:
+    """A key index for a new channel, at random: never used before, here or in any lost database."""
+    return secrets.randbelow(MAX_KEY_INDEX + 1)
 
-    def __init__(self, seed: bytes, coin_type: int) -> None:
-        self._base = _child(bip32.HDKey.from_seed(seed), PURPOSE, coin_type)
 
-    def __repr__(self) -> str:
-        return "NodeKeys(…)"
+def funding_secret(root: ExtendedKey, key_index: int) -> bytes:
+    """The funding private key of a channel.
 
-    @cached_property
-    def node(self) -> bytes:
-        """The node's private key."""
-        return _private(_child(self._base, 0))
+    Raises:
+        ValueError: the index is not in 0..2^62-1.
+    """
+    if not 0 <= key_index <= MAX_KEY_INDEX:
+        raise ValueError(f"a key index is 0 to 2^62-1, got {key_index}")
+    return root.child(_FUNDING, key_index >> 31, key_index & (HARDENED - 1)).secret
 
-    @cached_property
-    def _funding_root(self) -> bip32.HDKey:
-        return _child(self._base, 1)
 
-    @cached_property
-    def _channel_root(self) -> bip32.HDKey:
-        return _child(self._base, 2)
+def channel_secrets(root: ExtendedKey, funding_pubkey: bytes) -> ChannelSecrets:
+    """The other secrets of the channel with this funding pubkey of ours."""
+    digest = hashlib.sha256(funding_pubkey).digest()
+    words = (int.from_bytes(digest[at : at + 4], "big") for at in range(0, 32, 4))
+    base = root.child(_CHANNEL, *(word & (HARDENED - 1) for word in words))
+    return ChannelSecrets(*(base.child(number).secret for number in range(5)))
 
-    def channel(self, index: int) -> ChannelSecrets:
-        """The keys of channel ``index``."""
-        return self.channel_of_funding_key(_private(_child(self._funding_root, index)))
 
-    def channel_of_funding_key(self, funding: bytes) -> ChannelSecrets:
-        """The keys of the channel with this funding private key."""
-        return channel_secrets(self._channel_root, funding)
+def recover_payment_key(
+    root: ExtendedKey, funding_witness_script: bytes, script_pubkeys: Collection[bytes]
+) -> tuple[bytes, bytes] | None:
+    """Find the private key of ``to_remote`` with nothing but the seed and the chain.
 
-    def payment_secret_of(self, funding_pubkey: bytes) -> bytes:
-        """The payment basepoint secret of the channel with this funding public key: recovery."""
-        digest = hashlib.sha256(funding_pubkey).digest()
-        words = [int.from_bytes(digest[i : i + 4], "big") & WORD_MASK for i in range(0, 32, 4)]
-        return _private(_child(self._channel_root, *words, 1))
+    Args:
+        root: from the seed.
+        funding_witness_script: the 2-of-2 in the witness of what spent the funding output.
+        script_pubkeys: of that transaction's outputs.
+
+    Returns:
+        The private key and the scriptpubkey that it owns; None if it owns none.
+
+    Raises:
+        MalformedMessage: no 2-of-2 script.
+    """
+    for funding_pubkey in funding_keys(funding_witness_script):
+        secret = channel_secrets(root, funding_pubkey).payment_basepoint
+        payment_basepoint = public_key(secret)
+        for ours in (p2wpkh(payment_basepoint), p2wsh(to_remote_anchors_script(payment_basepoint))):
+            if ours in script_pubkeys:
+                return secret, ours
+    return None

@@ -1,195 +1,226 @@
-"""Everything that needs a private key, and nothing else.
+"""The signer: every use of a private key of ours is a method here."""
 
-The channel core asks by :data:`~back.channel.effects.Request`; handshakes, onions, gossip and invoices by
-methods. Signatures are deterministic (RFC 6979): the same request gives the same bytes, also after a crash.
+from typing import TYPE_CHECKING, TypeVar
 
-Two refusals guard the money whatever the caller believes: our own commitment is never signed once the secret
-of it or of a later one has been released, and not at all in recovery (a database that was restored from a
-backup may hold an old state: publishing it would forfeit the balance).
-"""
-
-import threading
-from collections import OrderedDict
-from typing import TYPE_CHECKING
-
-from back.channel.effects import (
-    Answer,
-    CheckSecret,
-    ClosingSignature,
-    CommitmentSignatures,
-    Request,
-    Revocation,
-    RevokeLocalCommitment,
-    SecretCheck,
-    SignClosing,
-    SignedCommitment,
-    SignFundingCreated,
-    SignFundingSigned,
-    SignLocalCommitment,
-    SignRemoteCommitment,
-)
-from back.channel.opening import LocalKeys
-from back.signer.keys import ChannelSecrets, NodeKeys
-from back.transactions.commitment import CommitmentTransaction
-from back.transactions.witness import signed_commitment, signed_funding_spend
-from shared.crypto import noise, sphinx
-from shared.crypto.keys import derive_private_key
+from back.signer import answers
+from back.signer.channel_signer import ChannelPublicKeys, ChannelSigner
+from back.signer.guard import RevocationGuard
+from back.signer.keys import draw_key_index, node_secret, root_key
+from back.transactions.transaction import double_sha256
+from shared.crypto import noise
 from shared.crypto.signature import public_key, sign_compact, sign_recoverable
 from shared.errors import InvariantError
+from shared.wire import ChannelAnnouncement, ChannelUpdate, NodeAnnouncement, encode
 
 if TYPE_CHECKING:
+    from back.channel.effects import Answer, Request
     from back.channel.model import Channel
+    from back.signer.seed import Seed
+    from back.transactions.closing import ClosingTransaction
+    from back.transactions.commitment import CommitmentTransaction, HtlcTransaction
+    from shared.chain import Chain
 
-__all__ = ["Signer"]
+__all__ = ["ChannelPublicKeys", "Signer"]
 
-CACHED_CHANNELS = 10_000
+Announced = TypeVar("Announced", ChannelUpdate, NodeAnnouncement)
+SIGNATURE_BYTES = 64
+TYPE_BYTES = 2
 
 
 class Signer:
-    """Holds the keys of one node.
+    """Holds the node key and every channel's keys, and uses them.
 
-    Args:
-        seed: 32 or 64 bytes.
-        coin_type: of the chain.
-        in_recovery: refuse to sign any commitment of ours.
+    A channel is named by its ``key_index``. ``current`` is everywhere the number of our current
+    commitment by the channel's row: what is below is revoked.
+
+    The handshake methods and :meth:`sign_invoice` may be called from any thread.
+
+    Attributes:
+        node_id: 33 bytes.
+        chain: the network of all keys.
     """
 
-    def __init__(self, seed: bytes, coin_type: int, *, in_recovery: bool = False) -> None:
-        self._keys = NodeKeys(seed, coin_type)
-        self._channels: OrderedDict[int, ChannelSecrets] = OrderedDict()
-        self._released: dict[int, int] = {}
-        self._lock = threading.Lock()
-        self.in_recovery = in_recovery
-        self.node_id = public_key(self._keys.node)
-        """Our public node id, 33 bytes."""
+    def __init__(self, seed: "Seed", chain: "Chain", *, is_recovering: bool = False) -> None:
+        self.chain = chain
+        self._root = root_key(seed.secret, chain)
+        self._node_secret = node_secret(self._root)
+        self.node_id = public_key(self._node_secret)
+        self._guard = RevocationGuard(is_recovering=is_recovering)
+        self._channels: dict[int, ChannelSigner] = {}
 
     def __repr__(self) -> str:
         return f"Signer({self.node_id.hex()})"
 
-    # --- the node key -----------------------------------------------------------------------------
+    # --- recovery ----------------------------------------------------------------------------
+
+    @property
+    def is_recovering(self) -> bool:
+        """Whether every signature on a commitment of ours is refused."""
+        return self._guard.is_recovering
+
+    def enter_recovery(self) -> None:
+        """Sign no commitment of ours any more; until a new process starts without recovery."""
+        self._guard.is_recovering = True
+
+    # --- node key ------------------------------------------------------------------------------
 
     def answer_responder(self, act_one: bytes) -> noise.KeyAnswer:
-        """The responder's step of a handshake; see :mod:`shared.crypto.noise`."""
-        return noise.answer_responder(self._keys.node, noise.ResponderRequest(act_one))
-
-    def answer_initiator(self, peer: bytes, ephemeral: bytes, act_two: bytes) -> noise.KeyAnswer:
-        """The initiator's step of a handshake."""
-        request = noise.InitiatorRequest(peer, ephemeral, act_two)
-        return noise.answer_initiator(self._keys.node, request)
-
-    def peel_onion(
-        self, packet: bytes, associated_data: bytes, path_key: bytes | None = None
-    ) -> sphinx.Peeled:
-        """Peel our layer of an onion (BOLT 4 § Packet Decryption)."""
-        return sphinx.peel(self._keys.node, packet, associated_data, path_key)
-
-    def sign_invoice(self, digest: bytes) -> bytes:
-        """65 bytes: signature and recovery id (BOLT 11)."""
-        return sign_recoverable(self._keys.node, digest)
-
-    def sign_gossip(self, digest: bytes) -> bytes:
-        """64 bytes with the node key (BOLT 7)."""
-        return sign_compact(self._keys.node, digest)
-
-    # --- channels ----------------------------------------------------------------------------------
-
-    def _secrets(self, key_index: int) -> ChannelSecrets:
-        with self._lock:
-            secrets = self._channels.get(key_index)
-            if secrets is None:
-                secrets = self._channels[key_index] = self._keys.channel(key_index)
-                if len(self._channels) > CACHED_CHANNELS:
-                    self._channels.popitem(last=False)
-            else:
-                self._channels.move_to_end(key_index)
-            return secrets
-
-    def channel_keys(self, key_index: int) -> LocalKeys:
-        """Our public keys of channel ``key_index`` and the points of its first two commitments."""
-        secrets = self._secrets(key_index)
-        return LocalKeys(
-            key_index=key_index,
-            funding_pubkey=public_key(secrets.funding),
-            revocation_basepoint=public_key(secrets.revocation),
-            payment_basepoint=public_key(secrets.payment),
-            delayed_payment_basepoint=public_key(secrets.delayed_payment),
-            htlc_basepoint=public_key(secrets.htlc),
-            first_point=secrets.per_commitment_point(0),
-            second_point=secrets.per_commitment_point(1),
-        )
-
-    def sign_channel_announcement(self, key_index: int, digest: bytes) -> tuple[bytes, bytes]:
-        """Node signature and bitcoin signature (BOLT 7 § announcement_signatures)."""
-        funding = self._secrets(key_index).funding
-        return sign_compact(self._keys.node, digest), sign_compact(funding, digest)
-
-    def answer(self, channel: "Channel", request: Request) -> Answer:
-        """Answer one request of a step of ``channel``.
+        """Do the ECDH of an inbound handshake (BOLT 8), after checking its MAC.
 
         Raises:
-            InvariantError: a commitment of ours whose secret is out.
+            HandshakeFailed: not for us, or garbage.
         """
-        index = channel.parameters.key_index
-        secrets = self._secrets(index)
-        match request:
-            case RevokeLocalCommitment(number=number):
-                return self._revoke(index, secrets, number)
-            case SignRemoteCommitment():
-                return _signed_remote(secrets, request.commitment, request.per_commitment_point)
-            case SignFundingCreated() | SignFundingSigned():
-                return _signed_remote(secrets, request.commitment, request.per_commitment_point)
-            case SignClosing():
-                return _signed_closing(secrets, request)
-            case SignLocalCommitment():
-                return self._signed_local(channel, secrets, request)
-            case CheckSecret(number=number, secret=secret):
-                return SecretCheck(secrets.per_commitment_secret(number) == secret)
+        return noise.answer_responder(self._node_secret, noise.ResponderRequest(act_one))
 
-    def _revoke(self, index: int, secrets: ChannelSecrets, number: int) -> Revocation:
-        with self._lock:
-            self._released[index] = max(self._released.get(index, -1), number)
-        return Revocation(
-            per_commitment_secret=secrets.per_commitment_secret(number),
-            next_per_commitment_point=secrets.per_commitment_point(number + 2),
-        )
+    def answer_initiator(self, node_id: bytes, ephemeral: bytes, act_two: bytes) -> noise.KeyAnswer:
+        """Do the ECDH of an outbound handshake (BOLT 8), after checking the peer's MAC.
 
-    def _signed_local(
-        self, channel: "Channel", secrets: ChannelSecrets, request: SignLocalCommitment
-    ) -> SignedCommitment:
-        if self.in_recovery:
-            return SignedCommitment(b"")
-        index = channel.parameters.key_index
-        released = max(self._released.get(index, -1), channel.local_commitment.number - 1)
-        if request.number <= released:
-            raise InvariantError(
-                f"commitment {request.number} is revoked: the secret of {released} is out"
-            )
-        signature = sign_compact(secrets.funding, request.commitment.sighash)
-        return SignedCommitment(
-            signed_commitment(request.commitment, signature, request.remote_signature)
-        )
+        Args:
+            node_id: the peer's.
+            ephemeral: private key that act one was made with.
+            act_two: as received.
+
+        Raises:
+            HandshakeFailed: not from that peer, or garbage.
+        """
+        request = noise.InitiatorRequest(node_id, ephemeral, act_two)
+        return noise.answer_initiator(self._node_secret, request)
+
+    def sign_invoice(self, digest: bytes) -> bytes:
+        """Sign a BOLT 11 invoice: 64 bytes and the recovery id."""
+        return sign_recoverable(self._node_secret, digest)
+
+    def sign_channel_announcement(
+        self, key_index: int, announcement: ChannelAnnouncement
+    ) -> tuple[bytes, bytes]:
+        """Make our node_signature and bitcoin_signature; its signature fields do not matter.
+
+        Raises:
+            InvariantError: it is not of this channel of ours.
+        """
+        side = int(announcement.node_id_2 == self.node_id)
+        nodes = (announcement.node_id_1, announcement.node_id_2)
+        keys = (announcement.bitcoin_key_1, announcement.bitcoin_key_2)
+        channel = self._channel(key_index)
+        if nodes[side] != self.node_id or keys[side] != channel.public.funding_pubkey:
+            raise InvariantError("not an announcement of this channel of ours")
+        digest = _announcement_digest(announcement)
+        return sign_compact(self._node_secret, digest), channel.sign_announcement(digest)
+
+    def sign_node_announcement(self, announcement: NodeAnnouncement) -> NodeAnnouncement:
+        """Return it with our signature.
+
+        Raises:
+            InvariantError: it is another node's.
+        """
+        if announcement.node_id != self.node_id:
+            raise InvariantError("not an announcement of our node")
+        return self._signed(announcement)
+
+    def sign_channel_update(self, update: ChannelUpdate) -> ChannelUpdate:
+        """Return it with our signature."""
+        return self._signed(update)
+
+    def _signed(self, message: Announced) -> Announced:
+        signature = sign_compact(self._node_secret, _announcement_digest(message))
+        return message.model_copy(update={"signature": signature})
+
+    # --- channels --------------------------------------------------------------------------------
+
+    def new_key_index(self) -> int:
+        """A key index for a new channel; random, for the reason that :mod:`.keys` gives."""
+        return draw_key_index()
+
+    def new_channel_keys(self, key_index: int) -> ChannelPublicKeys:
+        """Our public keys of a channel; always the same for the same index."""
+        return self._channel(key_index).public
+
+    def per_commitment_point(self, key_index: int, number: int) -> bytes:
+        """Our per_commitment_point of commitment ``number``."""
+        return self._channel(key_index).per_commitment_point(number)
+
+    def release_secret(self, key_index: int, number: int, *, current: int) -> bytes:
+        """Give the per-commitment secret of ``number`` for revoke_and_ack; never sign it again.
+
+        Raises:
+            InvariantError: ``number`` is not below ``current``.
+        """
+        self._guard.release(key_index, number, current=current)
+        return self._channel(key_index).per_commitment_secret(number)
+
+    def is_secret_of(self, key_index: int, number: int, secret: bytes) -> bool:
+        """Whether ``secret`` is ours of commitment ``number`` (channel_reestablish)."""
+        return self._channel(key_index).is_secret_of(number, secret)
+
+    def sign_remote_commitment(
+        self, key_index: int, commitment: "CommitmentTransaction", per_commitment_point: bytes
+    ) -> tuple[bytes, tuple[bytes, ...]]:
+        """Sign the peer's commitment, and its HTLC transactions in output order.
+
+        Raises:
+            InvariantError: not a commitment of this channel held by the peer.
+        """
+        return self._channel(key_index).sign_remote_commitment(commitment, per_commitment_point)
+
+    def sign_local_commitment(
+        self, key_index: int, commitment: "CommitmentTransaction", *, current: int
+    ) -> bytes:
+        """Sign our own commitment, to publish it.
+
+        Raises:
+            SigningRefused: in recovery.
+            InvariantError: it is revoked, or not ours.
+        """
+        self._guard.check(key_index, commitment.parameters.number, current=current)
+        return self._channel(key_index).sign_local_commitment(commitment)
+
+    def sign_local_htlc(
+        self,
+        key_index: int,
+        commitment: "CommitmentTransaction",
+        transaction: "HtlcTransaction",
+        *,
+        current: int,
+    ) -> bytes:
+        """Sign our HTLC transaction on our own commitment, to publish it.
+
+        Raises:
+            SigningRefused: in recovery.
+            InvariantError: the commitment is revoked, or not ours.
+        """
+        self._guard.check(key_index, commitment.parameters.number, current=current)
+        return self._channel(key_index).sign_local_htlc(commitment, transaction)
+
+    def sign_closing(self, key_index: int, closing: "ClosingTransaction") -> bytes:
+        """Sign a cooperative close.
+
+        Raises:
+            InvariantError: it does not close this channel.
+        """
+        return self._channel(key_index).sign_closing(closing)
+
+    def answer(self, channel: "Channel", request: "Request") -> "Answer":
+        """Answer one request of a step that makes ``channel``; see :func:`.answers.answer`."""
+        return answers.answer(self, channel, request)
+
+    def reloaded(self, key_index: int) -> None:
+        """The channel was read from the database again: what was not committed was never said."""
+        self._guard.forget(key_index)
+
+    def forget(self, key_index: int) -> None:
+        """The channel is over: drop its derived keys."""
+        self._channels.pop(key_index, None)
+        self._guard.forget(key_index)
+
+    def _channel(self, key_index: int) -> ChannelSigner:
+        channel = self._channels.get(key_index)
+        if channel is None:
+            channel = self._channels[key_index] = ChannelSigner(self._root, key_index)
+        return channel
 
 
-def _signed_remote(
-    secrets: ChannelSecrets, commitment: CommitmentTransaction, point: bytes
-) -> CommitmentSignatures:
-    htlc_key = derive_private_key(secrets.htlc, point) if commitment.htlc_transactions else b""
-    return CommitmentSignatures(
-        signature=sign_compact(secrets.funding, commitment.sighash),
-        htlc_signatures=tuple(
-            sign_compact(htlc_key, claim.sighash) for claim in commitment.htlc_transactions
-        ),
-    )
-
-
-def _signed_closing(secrets: ChannelSecrets, request: SignClosing) -> ClosingSignature:
-    closing = request.closing
-    signature = sign_compact(secrets.funding, closing.sighash)
-    if request.remote_signature is None:
-        return ClosingSignature(signature)
-    signed = signed_funding_spend(
-        closing.unsigned,
-        (closing.local_funding_pubkey, signature),
-        (closing.remote_funding_pubkey, request.remote_signature),
-    )
-    return ClosingSignature(signature, signed)
+def _announcement_digest(
+    message: ChannelAnnouncement | ChannelUpdate | NodeAnnouncement,
+) -> bytes:
+    """What BOLT 7's signatures sign: everything after them."""
+    return double_sha256(encode(message)[TYPE_BYTES + SIGNATURE_BYTES * message.SIGNATURES :])

@@ -65,7 +65,7 @@ class CommitmentKeys:
 
 
 @lru_cache(maxsize=8192)
-def commitment_keys(  # noqa: PLR0913 - the basepoints of both sides
+def commitment_keys(
     per_commitment_point: bytes,
     *,
     local_delayed_payment_basepoint: bytes,
@@ -208,7 +208,7 @@ def commitment_number(
     opener_payment_basepoint: bytes,
     accepter_payment_basepoint: bytes,
 ) -> int | None:
-    """Recover the number of a commitment seen on chain; None where it cannot be one of the channel."""
+    """Recover the number of a commitment seen on chain; None where it is no commitment."""
     if sequence >> 24 != SEQUENCE_MARK or locktime >> 24 != LOCKTIME_MARK:
         return None
     obscured = (sequence & 0xFFFFFF) << 24 | locktime & 0xFFFFFF

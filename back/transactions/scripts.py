@@ -1,12 +1,14 @@
-"""Every script of a channel (BOLT 3 § Commitment Transaction Outputs, § Funding Transaction Output)."""
+"""Every script of a channel (BOLT 3 § Transactions)."""
 
 import hashlib
 from functools import lru_cache
 
 from back.transactions.transaction import push
+from shared.errors import MalformedMessage
 
 __all__ = [
     "anchor_script",
+    "funding_keys",
     "funding_script",
     "funding_script_pubkey",
     "is_standard_shutdown_script",
@@ -67,6 +69,18 @@ def funding_script(one: bytes, other: bytes) -> bytes:
     """The 2-of-2, keys in lexicographic order."""
     first, second = sorted((one, other))
     return bytes((OP_2,)) + push(first) + push(second) + bytes((OP_2, OP_CHECKMULTISIG))
+
+
+def funding_keys(script: bytes) -> tuple[bytes, bytes]:
+    """The two keys of a 2-of-2 seen in a witness.
+
+    Raises:
+        MalformedMessage: another script.
+    """
+    one, other = script[2:35], script[36:69]
+    if len(script) != 71 or script != funding_script(one, other):
+        raise MalformedMessage("not a 2-of-2 script", bolt="BOLT 3 § Funding Transaction Output")
+    return one, other
 
 
 def funding_script_pubkey(one: bytes, other: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""Signed, final transactions: witnesses around what :mod:`.commitment` and :mod:`.closing` built."""
+"""Signed, final transactions: witnesses around what the other modules built."""
 
 from back.transactions.commitment import CommitmentTransaction, HtlcTransaction
 from back.transactions.scripts import funding_script
