@@ -1,11 +1,11 @@
 """The keys of one channel at work. Whether to sign at all is :mod:`.guard`'s business."""
 
 import hmac
-from dataclasses import dataclass
 from hashlib import sha256
 
 import coincurve
 
+from back.channel.opening import LocalKeys
 from back.signer.keys import ExtendedKey, channel_secrets, funding_secret
 from back.transactions.closing import ClosingTransaction
 from back.transactions.commitment import CommitmentTransaction, HtlcTransaction
@@ -13,26 +13,14 @@ from shared.crypto.shachain import commitment_secret
 from shared.crypto.signature import ORDER, public_key
 from shared.errors import InvariantError
 
-__all__ = ["ChannelPublicKeys", "ChannelSigner"]
-
-
-@dataclass(frozen=True, slots=True)
-class ChannelPublicKeys:
-    """Our public keys of one channel, as open_channel carries them: 33 bytes each."""
-
-    key_index: int
-    funding_pubkey: bytes
-    revocation_basepoint: bytes
-    payment_basepoint: bytes
-    delayed_payment_basepoint: bytes
-    htlc_basepoint: bytes
+__all__ = ["ChannelSigner"]
 
 
 class ChannelSigner:
     """Holds the derived private keys of one channel, ready for use.
 
     Attributes:
-        public: the public side of them.
+        public: the public side of them, and our first two per-commitment points.
     """
 
     __slots__ = ("_funding", "_htlc_secret", "_shachain_seed", "public")
@@ -43,13 +31,15 @@ class ChannelSigner:
         secrets = channel_secrets(root, funding_pubkey)
         self._htlc_secret = secrets.htlc_basepoint
         self._shachain_seed = secrets.shachain_seed
-        self.public = ChannelPublicKeys(
+        self.public = LocalKeys(
             key_index=key_index,
             funding_pubkey=funding_pubkey,
             revocation_basepoint=public_key(secrets.revocation_basepoint),
             payment_basepoint=public_key(secrets.payment_basepoint),
             delayed_payment_basepoint=public_key(secrets.delayed_payment_basepoint),
             htlc_basepoint=public_key(secrets.htlc_basepoint),
+            first_point=self.per_commitment_point(0),
+            second_point=self.per_commitment_point(1),
         )
 
     def __repr__(self) -> str:

@@ -19,12 +19,12 @@ class RevocationGuard:
     """Refuses to sign what is revoked, and anything of ours in recovery.
 
     Attributes:
-        is_recovering: the database may be older than what we told our peers (ARCHITECTURE §
+        in_recovery: the database may be older than what we told our peers (ARCHITECTURE §
         Storage): no
             commitment of ours is known to be current.
     """
 
-    is_recovering: bool = False
+    in_recovery: bool = False
     _revoked_below: dict[int, int] = field(default_factory=dict)
 
     def release(self, key_index: int, number: int, *, current: int) -> None:
@@ -56,7 +56,7 @@ class RevocationGuard:
             SigningRefused: in recovery.
             InvariantError: it is revoked.
         """
-        if self.is_recovering:
+        if self.in_recovery:
             raise SigningRefused("in recovery no commitment of ours may be published")
         least = max(current, self._revoked_below.get(key_index, 0))
         if number < least:

@@ -1,6 +1,6 @@
 """Which key comes from where: BIP 32 paths, all hardened.
 
-With ``c`` the chain's coin type::
+With ``c`` the chain's coin type (0 on mainnet, 1 elsewhere)::
 
     m/9735'/c'/0'                     node key
     m/9735'/c'/1'/high'/low'          funding key of a channel: its key index, 31 and 31 bits
@@ -30,7 +30,6 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from back.transactions.scripts import funding_keys, p2wpkh, p2wsh, to_remote_anchors_script
-from shared.chain import Chain
 from shared.crypto.signature import ORDER, public_key
 
 __all__ = [
@@ -98,9 +97,9 @@ class ChannelSecrets:
     shachain_seed: bytes = field(repr=False)
 
 
-def root_key(seed: bytes, chain: Chain) -> ExtendedKey:
-    """The key below which all of ours are on this chain."""
-    return ExtendedKey.of_seed(seed).child(PURPOSE, chain.coin_type)
+def root_key(seed: bytes, coin_type: int) -> ExtendedKey:
+    """The key below which all of ours on one chain are."""
+    return ExtendedKey.of_seed(seed).child(PURPOSE, coin_type)
 
 
 def node_secret(root: ExtendedKey) -> bytes:

@@ -1,7 +1,7 @@
 """The node's seed: one file, its only copy until the operator makes another.
 
-The file has one line: a BIP 39 mnemonic (what :func:`create` writes), or the 64-byte BIP 39 seed
-in hex (for a mnemonic with a passphrase). Lines that start with ``#`` are comments. It must not be
+The file has one line: a BIP 39 mnemonic (what the first start writes), or 32 or 64 bytes in hex
+(64: the seed of a mnemonic with a passphrase). Lines that start with ``#`` are comments. It must not be
 readable by others.
 """
 
@@ -9,62 +9,58 @@ import os
 import secrets
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from embit import bip39
 
 from shared.errors import SeedRefused
 
-__all__ = ["Seed", "create", "load", "load_or_create"]
+__all__ = ["create_seed", "load_or_create_seed", "load_seed", "seed_from_mnemonic"]
 
 ENTROPY_BYTES = 32
-SEED_BYTES = 64
+SEED_SIZES = (32, 64)
 MAX_FILE_BYTES = 4096
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
 _COMMENT = "# Seed of a Squall node (BIP 39). Whoever reads it can take all its money.\n"
 
 
-@dataclass(frozen=True, slots=True)
-class Seed:
-    """The 64 bytes that BIP 32 starts from."""
+def seed_from_mnemonic(mnemonic: str, passphrase: str = "") -> bytes:
+    """The 64-byte seed of a BIP 39 mnemonic of 12 to 24 English words.
 
-    secret: bytes = field(repr=False)
-
-    @classmethod
-    def from_mnemonic(cls, mnemonic: str, passphrase: str = "") -> "Seed":
-        """The seed of a BIP 39 mnemonic of 12 to 24 English words.
-
-        Raises:
-            SeedRefused: a word or the checksum is wrong. The words are not repeated.
-        """
-        words = " ".join(mnemonic.lower().split())
-        if not bip39.mnemonic_is_valid(words):
-            raise SeedRefused("not a BIP 39 mnemonic: a word or the checksum is wrong")
-        return cls(bip39.mnemonic_to_seed(words, passphrase))
+    Raises:
+        SeedRefused: a word or the checksum is wrong. The words are not repeated.
+    """
+    words = _words(mnemonic)
+    if not bip39.mnemonic_is_valid(words):
+        raise SeedRefused("not a BIP 39 mnemonic: a word or the checksum is wrong")
+    seed: bytes = bip39.mnemonic_to_seed(words, passphrase)
+    return seed
 
 
-def load_or_create(
+def _words(mnemonic: str) -> str:
+    return " ".join(mnemonic.lower().split())
+
+
+def load_or_create_seed(
     path: Path, random_bytes: Callable[[int], bytes] = secrets.token_bytes
-) -> tuple[Seed, bool]:
-    """Read the seed file; make it where there is none. Returns the seed and whether it is new.
+) -> bytes:
+    """Return the seed in ``path``; at the first start make it there, as a mnemonic of 24 words.
 
     Raises:
         SeedRefused: the file is there and not to be used.
     """
     try:
-        return load(path), False
+        return load_seed(path)
     except FileNotFoundError:
         pass
-    mnemonic = bip39.mnemonic_from_bytes(random_bytes(ENTROPY_BYTES))
     try:
-        return create(path, mnemonic), True
+        return create_seed(path, bip39.mnemonic_from_bytes(random_bytes(ENTROPY_BYTES)))
     except FileExistsError:
         # Another process was faster: its seed counts.
-        return load(path), False
+        return load_seed(path)
 
 
-def load(path: Path) -> Seed:
+def load_seed(path: Path) -> bytes:
     """Read a seed file.
 
     Raises:
@@ -85,15 +81,15 @@ def load(path: Path) -> Seed:
     return _parse(content, path)
 
 
-def create(path: Path, mnemonic: str, passphrase: str = "") -> Seed:
+def create_seed(path: Path, mnemonic: str, passphrase: str = "") -> bytes:
     """Write a seed file with mode 0600: whole and durable, or not at all; never over another.
 
     Raises:
         FileExistsError: there is a file.
         SeedRefused: not a mnemonic.
     """
-    seed = Seed.from_mnemonic(mnemonic, passphrase)
-    line = seed.secret.hex() if passphrase else " ".join(mnemonic.lower().split())
+    seed = seed_from_mnemonic(mnemonic, passphrase)
+    line = seed.hex() if passphrase else _words(mnemonic)
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -118,7 +114,7 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _parse(content: bytes, path: Path) -> Seed:
+def _parse(content: bytes, path: Path) -> bytes:
     try:
         text = content.decode("ascii")
     except UnicodeDecodeError:
@@ -128,11 +124,11 @@ def _parse(content: bytes, path: Path) -> Seed:
     if len(lines) != 1:
         raise SeedRefused(f"{path} has {len(lines)} lines with a seed, not one")
     if " " in lines[0]:
-        return Seed.from_mnemonic(lines[0])
+        return seed_from_mnemonic(lines[0])
     try:
         secret = bytes.fromhex(lines[0])
     except ValueError:
         secret = b""
-    if len(secret) != SEED_BYTES:
-        raise SeedRefused(f"{path} has neither a mnemonic nor {SEED_BYTES} bytes in hex")
-    return Seed(secret)
+    if len(secret) not in SEED_SIZES:
+        raise SeedRefused(f"{path} has neither a mnemonic nor 32 or 64 bytes in hex")
+    return secret

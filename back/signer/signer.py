@@ -1,13 +1,15 @@
 """The signer: every use of a private key of ours is a method here."""
 
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, TypeVar
 
+from back.channel.opening import LocalKeys
 from back.signer import answers
-from back.signer.channel_signer import ChannelPublicKeys, ChannelSigner
+from back.signer.channel_signer import ChannelSigner
 from back.signer.guard import RevocationGuard
 from back.signer.keys import draw_key_index, node_secret, root_key
 from back.transactions.transaction import double_sha256
-from shared.crypto import noise
+from shared.crypto import noise, sphinx
 from shared.crypto.signature import public_key, sign_compact, sign_recoverable
 from shared.errors import InvariantError
 from shared.wire import ChannelAnnouncement, ChannelUpdate, NodeAnnouncement, encode
@@ -15,16 +17,16 @@ from shared.wire import ChannelAnnouncement, ChannelUpdate, NodeAnnouncement, en
 if TYPE_CHECKING:
     from back.channel.effects import Answer, Request
     from back.channel.model import Channel
-    from back.signer.seed import Seed
     from back.transactions.closing import ClosingTransaction
     from back.transactions.commitment import CommitmentTransaction, HtlcTransaction
-    from shared.chain import Chain
 
-__all__ = ["ChannelPublicKeys", "Signer"]
+__all__ = ["Signer"]
 
 Announced = TypeVar("Announced", ChannelUpdate, NodeAnnouncement)
 SIGNATURE_BYTES = 64
 TYPE_BYTES = 2
+CACHED_CHANNELS = 10_000
+"""Channels whose derived keys stay at hand; anyone may propose channels, so there is a bound."""
 
 
 class Signer:
@@ -33,20 +35,23 @@ class Signer:
     A channel is named by its ``key_index``. ``current`` is everywhere the number of our current
     commitment by the channel's row: what is below is revoked.
 
-    The handshake methods and :meth:`sign_invoice` may be called from any thread.
+    What needs the node key only may be called from any thread.
+
+    Args:
+        seed: 32 or 64 bytes, see :mod:`.seed`.
+        coin_type: of the chain.
+        in_recovery: refuse every signature on a commitment of ours.
 
     Attributes:
         node_id: 33 bytes.
-        chain: the network of all keys.
     """
 
-    def __init__(self, seed: "Seed", chain: "Chain", *, is_recovering: bool = False) -> None:
-        self.chain = chain
-        self._root = root_key(seed.secret, chain)
-        self._node_secret = node_secret(self._root)
+    def __init__(self, seed: bytes, coin_type: int, *, in_recovery: bool = False) -> None:
+        root = root_key(seed, coin_type)
+        self._node_secret = node_secret(root)
         self.node_id = public_key(self._node_secret)
-        self._guard = RevocationGuard(is_recovering=is_recovering)
-        self._channels: dict[int, ChannelSigner] = {}
+        self._guard = RevocationGuard(in_recovery=in_recovery)
+        self._channel = lru_cache(maxsize=CACHED_CHANNELS)(partial(ChannelSigner, root))
 
     def __repr__(self) -> str:
         return f"Signer({self.node_id.hex()})"
@@ -54,13 +59,13 @@ class Signer:
     # --- recovery ----------------------------------------------------------------------------
 
     @property
-    def is_recovering(self) -> bool:
+    def in_recovery(self) -> bool:
         """Whether every signature on a commitment of ours is refused."""
-        return self._guard.is_recovering
+        return self._guard.in_recovery
 
     def enter_recovery(self) -> None:
         """Sign no commitment of ours any more; until a new process starts without recovery."""
-        self._guard.is_recovering = True
+        self._guard.in_recovery = True
 
     # --- node key ------------------------------------------------------------------------------
 
@@ -86,6 +91,25 @@ class Signer:
         request = noise.InitiatorRequest(node_id, ephemeral, act_two)
         return noise.answer_initiator(self._node_secret, request)
 
+    def peel_onion(
+        self, packet: bytes, associated_data: bytes, path_key: bytes | None = None
+    ) -> sphinx.Peeled:
+        """Peel our layer of an onion (BOLT 4 § Onion Decryption).
+
+        Args:
+            packet: onion_routing_packet.
+            associated_data: the payment hash; empty for onion messages.
+            path_key: inside a blinded route.
+
+        Raises:
+            InvalidOnion: carries the failure code to answer.
+        """
+        return sphinx.peel(self._node_secret, packet, associated_data, path_key)
+
+    def sign_gossip(self, digest: bytes) -> bytes:
+        """Sign with the node key: 64 bytes (BOLT 7)."""
+        return sign_compact(self._node_secret, digest)
+
     def sign_invoice(self, digest: bytes) -> bytes:
         """Sign a BOLT 11 invoice: 64 bytes and the recovery id."""
         return sign_recoverable(self._node_secret, digest)
@@ -105,7 +129,7 @@ class Signer:
         if nodes[side] != self.node_id or keys[side] != channel.public.funding_pubkey:
             raise InvariantError("not an announcement of this channel of ours")
         digest = _announcement_digest(announcement)
-        return sign_compact(self._node_secret, digest), channel.sign_announcement(digest)
+        return self.sign_gossip(digest), channel.sign_announcement(digest)
 
     def sign_node_announcement(self, announcement: NodeAnnouncement) -> NodeAnnouncement:
         """Return it with our signature.
@@ -122,7 +146,7 @@ class Signer:
         return self._signed(update)
 
     def _signed(self, message: Announced) -> Announced:
-        signature = sign_compact(self._node_secret, _announcement_digest(message))
+        signature = self.sign_gossip(_announcement_digest(message))
         return message.model_copy(update={"signature": signature})
 
     # --- channels --------------------------------------------------------------------------------
@@ -131,8 +155,8 @@ class Signer:
         """A key index for a new channel; random, for the reason that :mod:`.keys` gives."""
         return draw_key_index()
 
-    def new_channel_keys(self, key_index: int) -> ChannelPublicKeys:
-        """Our public keys of a channel; always the same for the same index."""
+    def channel_keys(self, key_index: int) -> LocalKeys:
+        """Our public keys of a channel, and the points of its first two commitments."""
         return self._channel(key_index).public
 
     def per_commitment_point(self, key_index: int, number: int) -> bytes:
@@ -206,17 +230,6 @@ class Signer:
     def reloaded(self, key_index: int) -> None:
         """The channel was read from the database again: what was not committed was never said."""
         self._guard.forget(key_index)
-
-    def forget(self, key_index: int) -> None:
-        """The channel is over: drop its derived keys."""
-        self._channels.pop(key_index, None)
-        self._guard.forget(key_index)
-
-    def _channel(self, key_index: int) -> ChannelSigner:
-        channel = self._channels.get(key_index)
-        if channel is None:
-            channel = self._channels[key_index] = ChannelSigner(self._root, key_index)
-        return channel
 
 
 def _announcement_digest(
