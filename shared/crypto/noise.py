@@ -5,7 +5,7 @@ Pure: bytes in, bytes out; the caller owns the socket and the random ephemeral k
 Each side needs its node key for one ECDH. That step is a request which somebody who holds the key
 answers (:func:`answer_responder`, :func:`answer_initiator`), so a handshake can run in a process
 without it. The request is the *transcript*, never a chaining key of the asker's choice: the
-answerer recomputes the chaining key and checks the MAC, so it is no oracle for any other protocol. ::
+answerer recomputes the chaining key and checks the MAC: no oracle for any other protocol. ::
 
     initiator: initiate -> AwaitActTwo -> AwaitInitiatorKey -> Session
     responder: AwaitActOne -> AwaitResponderKey -> AwaitActThree -> Session
