@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from back.channel import htlc as updates
+from back.channel import htlc as updates, outgoing
 from back.channel.effects import (
     Effect,
     HtlcFailed,
@@ -241,12 +241,12 @@ def sign_if_due(channel: Channel) -> Step:
         unrevoked=UnrevokedCommitment(number, ()),
         is_revoke_last=False,
     )
-    outgoing = updates.outgoing(signed, number)
-    if not outgoing.messages and not _has_news(channel):
-        return Step(replace(channel, queue=()), outgoing.effects)
-    commitment = remote_commitment(outgoing.channel, number, point)
-    request = SignRemoteCommitment(commitment, point, number, outgoing.messages)
-    return Step(outgoing.channel, (*outgoing.effects, request))
+    taken = outgoing.taken(signed, number)
+    if not taken.messages and not _has_news(channel):
+        return Step(replace(channel, queue=()), taken.effects)
+    commitment = remote_commitment(taken.channel, number, point)
+    request = SignRemoteCommitment(commitment, point, number, taken.messages)
+    return Step(taken.channel, (*taken.effects, request))
 
 
 def _has_news(channel: Channel) -> bool:

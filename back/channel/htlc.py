@@ -1,7 +1,7 @@
 """Adding and removing HTLCs (BOLT 2 § Adding an HTLC, § Removing an HTLC).
 
-Our own adds wait in ``Channel.queue``, our own removals as ``Htlc.resolution``; :func:`outgoing`
-makes messages of them when a signature may go with them, and decides there whether an add has room.
+Our own adds wait in ``Channel.queue``, our own removals as ``Htlc.resolution``; :mod:`.outgoing`
+makes messages of them when a signature may go with them.
 Received updates change the state of their HTLC at once and are signed for in :mod:`.commitments`.
 
 Where a received add could go against a limit, we hold against the peer only what BOLT 2 says, at
@@ -9,15 +9,13 @@ the moment of the update: our own HTLCs that it had not acknowledged then are no
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from hashlib import sha256
 from types import MappingProxyType
 
-from back.channel import fees
 from back.channel.effects import (
     Effect,
     HtlcFulfilled,
-    HtlcOffered,
     HtlcReceived,
     OfferRefused,
 )
@@ -26,13 +24,11 @@ from back.channel.events import (
     FailMalformedHtlc,
     FulfillHtlc,
     OfferHtlc,
-    UpdateFeerate,
 )
 from back.channel.model import (
     Channel,
     Failed,
     FeeState,
-    FeeUpdate,
     Fulfilled,
     Htlc,
     HtlcKey,
@@ -48,29 +44,24 @@ from back.channel.spec import (
     Tally,
     local_spec,
     next_local_spec,
-    prospective_local_spec,
     remote_party,
     remote_spec,
 )
 from shared.errors import CommandError, ProtocolViolation
 from shared.wire import (
-    Message,
     UpdateAddHtlc,
     UpdateFailHtlc,
     UpdateFailMalformedHtlc,
-    UpdateFee,
     UpdateFulfillHtlc,
 )
 
 __all__ = [
-    "Outgoing",
     "fail",
     "fail_malformed",
     "forget_uncommitted",
     "fulfill",
     "may_offer",
     "offer",
-    "outgoing",
     "overdue",
     "received",
     "refuse_all",
@@ -94,11 +85,6 @@ FULFILLED_MARGIN_BLOCKS = 18
 UPDATING = (Phase.NORMAL, Phase.SHUTDOWN)
 
 S = HtlcState
-
-
-def _with(channel: Channel, *changed: Htlc) -> Channel:
-    htlcs = {**channel.htlcs, **{htlc.key: htlc for htlc in changed}}
-    return replace(channel, htlcs=MappingProxyType(htlcs))
 
 
 # --- commands -------------------------------------------------------------------------------------
@@ -198,185 +184,7 @@ def _undecided(channel: Channel, htlc_id: int) -> Htlc | None:
 
 
 def _decided(channel: Channel, htlc: Htlc, resolution: Resolution) -> Step:
-    return Step(_with(channel, replace(htlc, resolution=resolution, onion_routing_packet=b"")))
-
-
-# --- our updates leave ---------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Outgoing:
-    """Our updates for one signature.
-
-    Attributes:
-        channel: with the updates in the peer's commitment and an empty queue.
-        messages: in the order in which they must go out.
-        effects: facts about them.
-    """
-
-    channel: Channel
-    messages: tuple[Message, ...]
-    effects: tuple[Effect, ...]
-
-
-def outgoing(channel: Channel, number: int) -> Outgoing:
-    """Turn what waits into messages for remote commitment ``number``; refuse what has no room."""
-    removed = _removals(channel, number)
-    if not channel.queue:
-        return removed
-    channel = replace(removed.channel, queue=())
-    messages, effects = list(removed.messages), list(removed.effects)
-    room = _Room.of(channel, number)
-    added: list[Htlc] = []
-    next_id = channel.next_local_htlc_id
-    for update in removed.channel.queue:
-        if isinstance(update, UpdateFeerate):
-            if not fees.refusal(_with(channel, *added), update.feerate_per_kw):
-                channel = _with_feerate(channel, update)
-                room = _Room.of(_with(channel, *added), number)
-                messages.append(_update_fee(channel, update))
-            continue
-        after = room.with_offered(update.amount_msat)
-        if why := _room_refusal(channel, room, after, update.amount_msat):
-            effects.append(OfferRefused(update.origin, why))
-            continue
-        room = after
-        htlc = _offered(update, next_id, number)
-        next_id += 1
-        added.append(htlc)
-        messages.append(_update_add_htlc(channel, htlc, update))
-        effects.append(HtlcOffered(htlc))
-    channel = replace(_with(channel, *added), next_local_htlc_id=next_id)
-    return Outgoing(channel, tuple(messages), tuple(effects))
-
-
-def _removals(channel: Channel, number: int) -> Outgoing:
-    decided = [
-        htlc
-        for htlc in channel.htlcs.values()
-        if htlc.state is S.RCVD_ADD_ACK_REVOCATION and htlc.resolution is not None
-    ]
-    if not decided:
-        return Outgoing(channel, (), ())
-    removed = [
-        replace(htlc, state=S.SENT_REMOVE_COMMIT, remote_last=number - 1) for htlc in decided
-    ]
-    messages = tuple(_removal(channel, htlc) for htlc in decided)
-    return Outgoing(_with(channel, *removed), messages, ())
-
-
-def _removal(channel: Channel, htlc: Htlc) -> Message:
-    match htlc.resolution:
-        case Fulfilled(payment_preimage=preimage):
-            return UpdateFulfillHtlc(
-                channel_id=channel.channel_id, id=htlc.id, payment_preimage=preimage
-            )
-        case Failed(reason=reason):
-            return UpdateFailHtlc(channel_id=channel.channel_id, id=htlc.id, reason=reason)
-        case Malformed(sha256_of_onion=digest, failure_code=code):
-            return UpdateFailMalformedHtlc(
-                channel_id=channel.channel_id,
-                id=htlc.id,
-                sha256_of_onion=digest,
-                failure_code=code,
-            )
-    raise TypeError(f"HTLC {htlc.id} has no resolution")
-
-
-def _offered(update: OfferHtlc, htlc_id: int, number: int) -> Htlc:
-    return Htlc(
-        offered=True,
-        id=htlc_id,
-        amount_msat=update.amount_msat,
-        payment_hash=update.payment_hash,
-        cltv_expiry=update.cltv_expiry,
-        state=S.SENT_ADD_COMMIT,
-        path_key=update.path_key,
-        origin=update.origin,
-        remote_first=number,
-    )
-
-
-def _update_add_htlc(channel: Channel, htlc: Htlc, update: OfferHtlc) -> UpdateAddHtlc:
-    return UpdateAddHtlc(
-        channel_id=channel.channel_id,
-        id=htlc.id,
-        amount_msat=htlc.amount_msat,
-        payment_hash=htlc.payment_hash,
-        cltv_expiry=htlc.cltv_expiry,
-        onion_routing_packet=update.onion_routing_packet,
-        path_key=update.path_key,
-    )
-
-
-def _with_feerate(channel: Channel, update: UpdateFeerate) -> Channel:
-    proposed = FeeUpdate(update.feerate_per_kw, FeeState.IN_FUNDEE)
-    return replace(channel, fees=(*channel.fees, proposed))
-
-
-def _update_fee(channel: Channel, update: UpdateFeerate) -> UpdateFee:
-    return UpdateFee(channel_id=channel.channel_id, feerate_per_kw=update.feerate_per_kw)
-
-
-@dataclass(frozen=True, slots=True)
-class _Room:
-    """Both commitments as they will be with what we have sent."""
-
-    local: Tally
-    remote: Tally
-
-    @classmethod
-    def of(cls, channel: Channel, number: int) -> "_Room":
-        local = Tally.of(channel, prospective_local_spec(channel))
-        return cls(local, Tally.of(channel, remote_spec(channel, number)))
-
-    def with_offered(self, amount_msat: int) -> "_Room":
-        return _Room(self.local.with_offered(amount_msat), self.remote.with_offered(amount_msat))
-
-
-def _room_refusal(channel: Channel, before: _Room, after: _Room, amount_msat: int) -> str:
-    """Say why one more HTLC of ours does not fit; empty if it does."""
-    party = remote_party(channel)
-    if after.remote.offered_count > min(party.max_accepted_htlcs, MAX_ACCEPTED_HTLCS):
-        return f"the peer's max_accepted_htlcs {party.max_accepted_htlcs} is reached"
-    if after.remote.offered_msat > party.max_htlc_value_in_flight_msat:
-        return (
-            f"{after.remote.offered_msat} msat would be in flight, the peer's"
-            f" max_htlc_value_in_flight_msat is {party.max_htlc_value_in_flight_msat}"
-        )
-    for was, now in ((before.remote, after.remote), (before.local, after.local)):
-        why = _balance_refusal(channel, was, now) or _dust_refusal(channel, now, amount_msat)
-        if why:
-            return why
-    return ""
-
-
-def _balance_refusal(channel: Channel, before: Tally, after: Tally) -> str:
-    ours_msat = remote_party(channel).channel_reserve_satoshis * 1000
-    theirs_msat = channel.parameters.local.channel_reserve_satoshis * 1000
-    cost_msat = after.opener_cost_msat()
-    if after.is_opener:
-        # BOLT 2's fee spike buffer, so that the channel does not get stuck when fees rise.
-        cost_msat = max(cost_msat, after.opener_cost_msat(spike=True))
-        left_msat = after.local_msat - cost_msat
-    else:
-        left_msat = after.local_msat
-    if left_msat < ours_msat:
-        return f"{left_msat} msat would be left, the reserve is {ours_msat} msat"
-    if not after.is_opener:
-        # An opener that is below its reserve anyway only has to pay the fee.
-        had_msat = before.remote_msat - before.opener_cost_msat()
-        least_msat = theirs_msat if had_msat >= theirs_msat else 0
-        if after.remote_msat - cost_msat < least_msat:
-            return "the peer, who opened the channel, could not pay the commitment's fee"
-    return ""
-
-
-def _dust_refusal(channel: Channel, after: Tally, amount_msat: int) -> str:
-    most = channel.policy.max_dust_exposure_msat
-    if after.dust_msat <= most or not after.is_trimmed(amount_msat, offered=True):
-        return ""
-    return f"{after.dust_msat} msat would be in HTLCs without an output, {most} may"
+    return Step(channel.with_htlcs(replace(htlc, resolution=resolution, onion_routing_packet=b"")))
 
 
 # --- updates of the peer ------------------------------------------------------------------------
@@ -403,7 +211,7 @@ def update_add_htlc(channel: Channel, message: UpdateAddHtlc) -> Step:
         onion_routing_packet=message.onion_routing_packet,
         path_key=message.path_key,
     )
-    return Step(replace(_with(channel, htlc), next_remote_htlc_id=message.id + 1))
+    return Step(replace(channel.with_htlcs(htlc), next_remote_htlc_id=message.id + 1))
 
 
 def _add_refusal(channel: Channel, message: UpdateAddHtlc) -> str:
@@ -444,7 +252,7 @@ def update_fulfill_htlc(channel: Channel, message: UpdateFulfillHtlc) -> Step:
         raise ProtocolViolation(f"payment_preimage is not that of HTLC {htlc.id}", bolt=FULFILL)
     paid = replace(htlc, state=S.RCVD_REMOVE_HTLC, resolution=Fulfilled(preimage))
     effects = () if htlc.resolution is not None else (HtlcFulfilled(paid, preimage),)
-    return Step(_with(channel, paid), effects)
+    return Step(channel.with_htlcs(paid), effects)
 
 
 @legal(UPDATING, UpdateFailHtlc)
@@ -468,7 +276,7 @@ def _failed(channel: Channel, htlc_id: int, resolution: Resolution, bolt: str) -
     htlc = _removable(channel, htlc_id, bolt)
     if htlc.resolution is not None:
         raise ProtocolViolation(f"HTLC {htlc_id} fails after its preimage was shown", bolt=bolt)
-    return Step(_with(channel, replace(htlc, state=S.RCVD_REMOVE_HTLC, resolution=resolution)))
+    return Step(channel.with_htlcs(replace(htlc, state=S.RCVD_REMOVE_HTLC, resolution=resolution)))
 
 
 # --- received HTLCs are to be decided ------------------------------------------------------------

@@ -61,6 +61,7 @@ from shared.errors import Action, CommandError, InvariantError, PeerError, Proto
 from shared.wire import (
     AcceptChannel,
     ChannelReestablish,
+    ClosingSigned,
     Error,
     Message,
     Warning as WarningMessage,
@@ -129,12 +130,19 @@ def apply_batch(channel: Channel, events: Sequence[Event]) -> Step:
     """
     step = Step(channel)
     for index, event in enumerate(events):
+        if isinstance(event, Received) and isinstance(event.message, ClosingSigned):
+            # The message before it may be the one that made the commitments empty.
+            step = _with_what_is_due(step)
         try:
             step = step.then(lambda now, event=event: apply(now, event))  # type: ignore[misc]
         except PeerError as error:
             step = step.then(lambda now, error=error: _failed(now, error))  # type: ignore[misc]
         except CommandError as error:
             step = replace(step, refusals=(*step.refusals, (index, error)))
+    return _with_what_is_due(step)
+
+
+def _with_what_is_due(step: Step) -> Step:
     return (
         step.then(commitments.sign_if_due)
         .then(closing.shutdown_if_due)

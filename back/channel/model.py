@@ -4,7 +4,7 @@ Amounts are in the unit that their name says. "Local" is ours, "remote" the peer
 added by us. A commitment's holder is the one who can publish it.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -398,3 +398,8 @@ class Channel:
     """Of the chain, as the channel last heard."""
     feerate_per_kw: int = 0
     """What we would use for a commitment now, as the channel last heard (not stored)."""
+
+    def with_htlcs(self, *changed: Htlc) -> "Channel":
+        """Return the channel with HTLCs added, or replaced by those of the same key."""
+        htlcs = {**self.htlcs, **{htlc.key: htlc for htlc in changed}}
+        return replace(self, htlcs=MappingProxyType(htlcs))

@@ -92,16 +92,24 @@ def channel_reestablish(
     """
     if channel.link is not Link.SYNCING:
         raise ProtocolViolation("channel_reestablish in the middle of a connection", bolt=BOLT)
+    if channel.phase is Phase.CLOSING:
+        return _closing_again(replace(channel, link=Link.ONLINE))
     if _have_we_lost_data(channel, message, is_secret_ours):
         return _wait_for_the_peer(channel, message)
     _check_numbers(channel, message)
     channel = replace(channel, link=Link.ONLINE)
     effects = [*_channel_ready(channel, message), *_again(channel, message)]
-    if channel.is_shutdown_sent:
-        effects.append(Send(closing.shutdown_message(channel)))
+    effects.extend(_closing_again(channel).effects)
     if channel.phase is Phase.NORMAL:
         effects.append(ChannelReady(channel.channel_id))
     return Step(fees.with_target(channel), tuple(effects)).then(closing.reconnected)
+
+
+def _closing_again(channel: Channel) -> Step:
+    """A shutdown is sent again in every connection (BOLT 2); the rest of a close is on chain."""
+    if not channel.is_shutdown_sent:
+        return Step(channel)
+    return Step(channel, (Send(closing.shutdown_message(channel)),))
 
 
 def _have_we_lost_data(
