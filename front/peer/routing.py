@@ -7,6 +7,7 @@ announcement_signatures, the channel_update of a peer with channels, errors, war
 from enum import Enum, auto
 
 from shared.wire import (
+    REGISTRY,
     AnnouncementSignatures,
     ChannelUpdate,
     Init,
@@ -17,7 +18,7 @@ from shared.wire import (
     QueryShortChannelIds,
 )
 
-__all__ = ["OPENS_CHANNEL", "Route", "channel_of", "route"]
+__all__ = ["OPENS_CHANNEL", "Route", "channel_of", "message_name", "route"]
 
 OPENS_CHANNEL = frozenset(
     {"funding_created", "funding_signed", "tx_signatures", "channel_ready", "channel_reestablish"}
@@ -74,3 +75,11 @@ def channel_of(message: Message) -> bytes | None:
         return None
     channel_id: bytes = getattr(message, message.CHANNEL_FIELD)
     return None if channel_id == _NO_CHANNEL else channel_id
+
+
+def message_name(data: bytes) -> str:
+    """Name a message that may not parse, for a warning."""
+    if len(data) < 2:
+        return f"a message of {len(data)} bytes"
+    number = int.from_bytes(data[:2], "big")
+    return REGISTRY[number].NAME if number in REGISTRY else f"type {number}"

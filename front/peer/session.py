@@ -19,10 +19,17 @@ import structlog
 from front.admission import TokenBucket
 from front.gossip.answers import answer
 from front.peer.handshake import Identity, check_init, our_init
-from front.peer.routing import OPENS_CHANNEL, Route, channel_of, route
+from front.peer.routing import OPENS_CHANNEL, Route, channel_of, message_name, route
 from front.transport.keepalive import Keepalive
 from front.transport.stream import MAX_UNSENT
-from shared.errors import Action, BackendError, FabricError, PeerError, ProtocolViolation
+from shared.errors import (
+    Action,
+    BackendError,
+    FabricError,
+    MalformedMessage,
+    PeerError,
+    ProtocolViolation,
+)
 from shared.fabric.envelope import Connected, Direction, Envelope, Reason, decode_message
 from shared.fabric.requests import OpenReply, OpenRequest
 from shared.fabric.session import Deliver, Effect, Ended, FrontSession, Publish
@@ -195,7 +202,7 @@ class Peer:
         try:
             features = check_init(self._ours, self._theirs)
         except ProtocolViolation as error:
-            self._violated(error)
+            self._violated(error, str(error))
             return
         self._init_by = None
         self._bridge.metrics.peers.inc()
@@ -233,8 +240,10 @@ class Peer:
         self._bridge.metrics.messages_in.inc()
         try:
             self._take(message)
+        except MalformedMessage as error:
+            self._violated(error, f"{message_name(message)}: {error}")
         except PeerError as error:
-            self._violated(error)
+            self._violated(error, str(error))
 
     def drained(self, stream: "Stream") -> None:
         """Everything delivered so far is written."""
@@ -381,18 +390,18 @@ class Peer:
         self._bridge.metrics.messages_out.inc()
         self._stream.send(data)
 
-    def _violated(self, error: PeerError) -> None:
+    def _violated(self, error: PeerError, text: str) -> None:
         """Tell the peer what it did; end the connection unless the BOLT lets it go on."""
         self._bridge.metrics.violations.labels(error.bolt).inc()
-        self._log.info("peer_violation", why=str(error))
+        self._log.info("peer_violation", why=text)
         if error.action is not Action.WARN:
-            self._end(Reason.PROTOCOL, str(error))
+            self._end(Reason.PROTOCOL, text)
             return
         now = self._bridge.now()
         if self._warnings is None:
             self._warnings = TokenBucket(0.2, 5.0, now)
         if self._warnings.take(now):
-            self._warn(str(error))
+            self._warn(text)
 
     def _warn(self, text: str) -> None:
         """Send a `warning`; our `init` goes first, and without one nothing can be said (BOLT 1)."""
@@ -403,7 +412,8 @@ class Peer:
             inbound = made.direction is Direction.INBOUND
             self._ours = our_init(self._bridge.identity, self._stream.remote if inbound else None)
             self._send(self._ours)
-        printable = text.encode("ascii", "replace")[:1000]
+        # BOLT 1: what is not printable ASCII may not be shown.
+        printable = text.replace("§ ", "").encode("ascii", "replace")[:1000]
         self._send(WarningMessage(channel_id=_ALL_CHANNELS, data=printable))
 
     def _end(self, reason: Reason, detail: str, *, warn: bool = True) -> None:
@@ -467,12 +477,12 @@ class Peer:
             if now >= self._init_by:
                 who = "you sent none" if self._theirs is None else "no owner answered"
                 error = ProtocolViolation(f"no init in time: {who}", bolt=f"{_BOLT} § init")
-                self._violated(error)
+                self._violated(error, str(error))
             return
         try:
             ping = self._keepalive.due(now, self._bridge.pong_size())
         except ProtocolViolation as error:
-            self._violated(error)
+            self._violated(error, str(error))
             return
         if ping is not None:
             self._send(ping)

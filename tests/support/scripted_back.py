@@ -74,7 +74,6 @@ class ScriptedSession:
         self.connected: Connected | None = None
         self.messages: asyncio.Queue[Message] = asyncio.Queue()
         self.ended: Ended | None = None
-        self.is_connected = asyncio.Event()
         self.is_ended = asyncio.Event()
         self._back = back
         self._timer: asyncio.TimerHandle | None = None
@@ -136,7 +135,7 @@ class ScriptedSession:
         body = decode_body(delivered.name, delivered.body)
         if isinstance(body, Connected):
             self.connected = body
-            self.is_connected.set()
+            self._back.connected.put_nowait(self)
         elif isinstance(body, Message):
             self.messages.put_nowait(body)
         else:
@@ -171,7 +170,7 @@ class ScriptedBack:
         self.answers_keys = True
         self.may_open: Callable[[OpenRequest], bool] = lambda _request: True
         self.sessions: dict[bytes, ScriptedSession] = {}
-        self.opened: asyncio.Queue[ScriptedSession] = asyncio.Queue()
+        self.connected: asyncio.Queue[ScriptedSession] = asyncio.Queue()
         self.alive: list[Alive] = []
         self.unreachable: asyncio.Queue[Unreachable] = asyncio.Queue()
         self.open_requests = self.resume_requests = 0
@@ -214,11 +213,9 @@ class ScriptedBack:
             session.stop()
 
     async def next_session(self) -> ScriptedSession:
-        """Return the next session that was opened and is connected."""
+        """Return the next session that is connected."""
         async with asyncio.timeout(TIMEOUT_S):
-            session = await self.opened.get()
-            await session.is_connected.wait()
-        return session
+            return await self.connected.get()
 
     async def connect(self, request: ConnectRequest) -> ConnectReply:
         """Order a dial."""
@@ -250,7 +247,6 @@ class ScriptedBack:
         if request.session not in self.sessions:
             session = ScriptedSession(self, request)
             self.sessions[request.session] = session
-            self.opened.put_nowait(session)
         reply = OpenReply(
             session=request.session,
             accepted=True,
