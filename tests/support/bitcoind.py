@@ -1,7 +1,7 @@
 """A real bitcoind on regtest for tests.
 
 ``bitcoind`` is one process for the whole run: its chain is shared, so a test makes its own wallets
-and mines what it needs. ``own_bitcoind`` is one for a single test: for reorgs, restarts and absence.
+and mines what it needs. ``own_bitcoind`` is of a single test: for reorgs, restarts and absence.
 """
 
 import asyncio

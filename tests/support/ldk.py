@@ -205,7 +205,7 @@ class Ldk:
 async def ldk_node(
     bitcoind: Regtest, folder: Path, *, fund: bool = True, log_level: str = "debug", **options: Any
 ) -> AsyncIterator[Ldk]:
-    """Run an LDK node; ``options`` are its command line's: ``anchors=True``, ``min_depth=1``, ..."""
+    """Run an LDK node; ``options`` are its command line's: ``anchors=True``, ``min_depth=1``."""
     node = Ldk(bitcoind, folder, log_level=log_level, **options)
     try:
         await node.start()
