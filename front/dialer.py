@@ -133,7 +133,7 @@ class Dialer:
             async with asyncio.timeout(self._rules.connect_timeout_s):
                 await self._connect(departure, request, address)
             async with asyncio.timeout(self._rules.handshake_timeout_s):
-                await departure.outcome
+                await asyncio.shield(departure.outcome)
         except TimeoutError:
             departure.give_up("timeout")
             return "timed out"

@@ -120,6 +120,8 @@ class FrontProcess:
         await self.bridge.stop()
         await self.fabric.stop()
         await self.metrics_server.stop()
+        # Connections that were just aborted hear of it in the loop's next turn.
+        await asyncio.sleep(0)
 
     def unhealthy(self) -> str:
         """Return why no peer should be sent here, or ``""``."""

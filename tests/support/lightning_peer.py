@@ -13,7 +13,7 @@ Pings are answered on the way (``auto_pong``). Every wait has a deadline and say
 import asyncio
 import secrets
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Self, TypeVar
 
 import coincurve
@@ -33,7 +33,15 @@ from shared.crypto.noise import (
 from shared.features import Feature, FeatureSet
 from shared.wire import Init, Message, Ping, Pong, Warning as WarningMessage, decode, encode
 
-__all__ = ["FEATURES", "TIMEOUT_S", "LightningPeer", "PeerClosed", "listening", "node_id_of"]
+__all__ = [
+    "FEATURES",
+    "TIMEOUT_S",
+    "LightningPeer",
+    "PeerClosed",
+    "listening",
+    "node_id_of",
+    "silence",
+]
 
 TIMEOUT_S = 10.0
 """Longest wait for anything."""
@@ -182,12 +190,7 @@ class LightningPeer:
 
     async def close(self) -> None:
         """Close the TCP connection."""
-        self._writer.close()
-        try:
-            async with asyncio.timeout(TIMEOUT_S):
-                await self._writer.wait_closed()
-        except OSError:
-            pass
+        await _closed(self._writer)
 
     def abort(self) -> None:
         """Reset the TCP connection, as a crash would."""
@@ -266,6 +269,28 @@ class LightningPeer:
         return message
 
 
+async def _closed(writer: asyncio.StreamWriter) -> None:
+    writer.close()
+    with suppress(OSError):
+        async with asyncio.timeout(TIMEOUT_S):
+            await writer.wait_closed()
+
+
+@asynccontextmanager
+async def silence() -> AsyncIterator[int]:
+    """Accept TCP connections and never say a word; yields the port."""
+    open_writers: list[asyncio.StreamWriter] = []
+    server = await asyncio.start_server(
+        lambda _, writer: open_writers.append(writer), "127.0.0.1", 0
+    )
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+        for writer in open_writers:
+            await _closed(writer)
+
+
 @asynccontextmanager
 async def listening(
     private: bytes, host: str = "127.0.0.1", port: int = 0
@@ -287,4 +312,4 @@ async def listening(
     finally:
         server.close()
         for writer in open_writers:
-            writer.close()
+            await _closed(writer)
