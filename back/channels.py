@@ -10,6 +10,7 @@ import structlog
 
 from back.channel import machine, opening
 from back.channel.effects import (
+    Answer,
     ChannelForgotten,
     ChannelIdAssigned,
     ChannelReady,
@@ -216,9 +217,7 @@ class Channels:
                 local_alias=self._alias(),
                 shutdown_script=shutdown_script,
             )
-            step = opening.accept(
-                message, reception, self._local_keys(), self.policy
-            )
+            step = opening.accept(message, reception, self._local_keys(), self.policy)
         except LightningError as error:
             log.info("open_channel_refused", peer=peer.node_id.hex(), why=str(error))
             peer.send(Error(channel_id=message.temporary_channel_id, data=str(error).encode()))
@@ -228,9 +227,7 @@ class Channels:
 
     def _check_room(self, peer: "Peer", message: OpenChannel) -> None:
         if message.temporary_channel_id in peer.runners:
-            raise ProtocolViolation(
-                "temporary_channel_id is in use", bolt="BOLT 2 § open_channel"
-            )
+            raise ProtocolViolation("temporary_channel_id is in use", bolt="BOLT 2 § open_channel")
         unfunded = sum(r.channel.phase in opening.UNFUNDED for r in peer.runners.values())
         if unfunded >= MAX_UNFUNDED_PER_PEER:
             raise CommandError(f"{unfunded} openings are under way already")
@@ -247,7 +244,7 @@ class Channels:
 
     # --- World: signer and storage -------------------------------------------------------------
 
-    def answer(self, channel: Channel, request: Request) -> machine.Answer:
+    def answer(self, channel: Channel, request: Request) -> Answer:
         """Let the signer answer one request of a step."""
         return self.signer.answer(channel, request)
 
@@ -271,9 +268,7 @@ class Channels:
         match effect:
             case Send(message=message):
                 runner.send(message)
-            case (
-                HtlcOffered() | HtlcReceived() | HtlcFulfilled() | HtlcFailed() | OfferRefused()
-            ):
+            case HtlcOffered() | HtlcReceived() | HtlcFulfilled() | HtlcFailed() | OfferRefused():
                 if self.payments is not None:
                     self.payments.perform(runner, effect)
             case CloseConnection(warning=warning):
@@ -304,9 +299,7 @@ class Channels:
         if runner.session is None:
             return
         if warning:
-            runner.send(
-                WarningMessage(channel_id=runner.channel.channel_id, data=warning.encode())
-            )
+            runner.send(WarningMessage(channel_id=runner.channel.channel_id, data=warning.encode()))
         runner.session.close(Reason.PROTOCOL, warning)
 
     async def _fund(self, runner: ChannelRunner, effect: MakeFundingTransaction) -> None:

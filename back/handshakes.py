@@ -1,8 +1,8 @@
 """``ln.key.ecdh``: the one step of a BOLT 8 handshake that needs the node key.
 
-Fronts are keyless. They send the transcript, never a key of their choice; the signer checks the MAC in it
-and answers the full HKDF output to the asking front's inbox. The work is done by one thread of its own with
-a cap per front, so that garbage from the internet cannot eat the time of channels.
+Fronts are keyless. They send the transcript, never a key of their choice; the signer checks the MAC
+in it and answers the full HKDF output to the asking front's inbox. The work is done by one thread of
+its own with a cap per front, so that garbage from the internet cannot eat the time of channels.
 """
 
 import asyncio
@@ -69,14 +69,13 @@ class HandshakeService:
         if self._waiting[request.front] >= MAX_WAITING_PER_FRONT:
             self._refuse(received, "busy", "too many handshakes of this front")
             return
-        match request:
-            case EcdhResponder(act_one=act_one):
-                work = self._responder(act_one)
-            case EcdhInitiator():
-                if not self.dials.is_ours(request.dial_id, request.node_id):
-                    self._refuse(received, "dial", "this dial was not ordered")
-                    return
-                work = self._initiator(request)
+        if isinstance(request, EcdhResponder):
+            work = self._responder(request.act_one)
+        elif self.dials.is_ours(request.dial_id, request.node_id):
+            work = self._initiator(request)
+        else:
+            self._refuse(received, "dial", "this dial was not ordered")
+            return
         self._waiting[request.front] += 1
         future = asyncio.get_running_loop().run_in_executor(self._thread, work)
         future.add_done_callback(lambda done: self._answered(received, request.front, done))

@@ -1,8 +1,8 @@
 """One channel's life: decide, commit, act.
 
-The runner is the thin shell around :mod:`back.channel`. It takes all that waits in its inbox, applies
-it in one step, has the signer fill the step's requests, hands the new value and every fact of the step
-to the committer in one commit, and only then lets the effects out, in order.
+The runner is the thin shell around :mod:`back.channel`. It takes all that waits in its inbox,
+applies it in one step, has the signer fill the step's requests, hands the new value and every fact
+of the step to the committer in one commit, and only then lets the effects out, in order.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 import structlog
 
 from back.channel import machine
-from back.channel.effects import Effect, Request
+from back.channel.effects import Answer, Effect, Request
 from shared.errors import BackendError, CommandError, InvariantError, LightningError
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class ChannelRunner:
     channel: "Channel"
     is_stored: bool = True
     session: "PeerSession | None" = None
-    """The connection that this channel's messages belong to: a reply never strays into a newer one."""
+    """The connection that this channel speaks on: a reply never strays into a newer one."""
     _inbox: list[_Item] = field(default_factory=list)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     is_stopped: bool = False
@@ -84,9 +84,7 @@ class ChannelRunner:
         self._inbox.append(_Item(event, session=session))
         self._wake.set()
 
-    def request(
-        self, event: "Event", writes: "Sequence[Write]" = ()
-    ) -> "asyncio.Future[Channel]":
+    def request(self, event: "Event", writes: "Sequence[Write]" = ()) -> "asyncio.Future[Channel]":
         """Queue a command; the future holds the durable channel after it, or its CommandError."""
         done: asyncio.Future[Channel] = asyncio.get_running_loop().create_future()
         if self.is_stopped:
@@ -139,6 +137,9 @@ class ChannelRunner:
             else:
                 item.done.set_result(self.channel)
 
+    def _answer(self, request: Request) -> Answer:
+        return self.world.answer(self.channel, request)
+
     async def _finish(
         self, before: "Channel | None", step: machine.Step, writes: "Sequence[Write]"
     ) -> None:
@@ -149,7 +150,9 @@ class ChannelRunner:
                 await self.world.commit(filled.channel, rows)
                 break
             except BackendError as error:
-                log.warning("commit_retried", channel=self.channel.channel_id.hex(), error=str(error))
+                log.warning(
+                    "commit_retried", channel=self.channel.channel_id.hex(), error=str(error)
+                )
                 await asyncio.sleep(RETRY_S)
         self.channel = filled.channel
         self.is_stored = True

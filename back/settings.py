@@ -5,12 +5,12 @@ import socket
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, SecretStr, field_validator
-from pydantic_settings import NoDecode
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import SettingsConfigDict
 
 from back.channel.policy import ChannelPolicy
 from shared.chain import CHAINS, Chain
-from shared.settings import FabricSettings, settings_config
+from shared.settings import FabricSettings, TextList
 
 __all__ = ["BackSettings", "host_port"]
 
@@ -29,20 +29,13 @@ def host_port(text: str) -> tuple[str, int]:
     return match[1] or match[2], int(match[3])
 
 
-def _listed(value: object) -> object:
-    if isinstance(value, str):
-        return tuple(part.strip() for part in value.split(",") if part.strip())
-    return value
-
-
-Listed = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)]
 Share = Annotated[float, Field(gt=0, le=1)]
 
 
 class BackSettings(FabricSettings):
     """How the back runs. Times are seconds."""
 
-    model_config = settings_config("SQUALL_BACK_")
+    model_config = SettingsConfigDict(env_prefix="SQUALL_BACK_")
 
     name: str = Field(default_factory=socket.gethostname)
     """Name of this process, for people: in hello, leases and logs."""
@@ -52,7 +45,7 @@ class BackSettings(FabricSettings):
     """The node's name for others, at most 32 bytes of UTF-8."""
     color: Annotated[str, Field(pattern=r"\A#[0-9a-fA-F]{6}\Z")] = "#1f4e79"
     """The node's color for others."""
-    public_addresses: Listed = ()
+    public_addresses: TextList = ()
     """Where peers reach the fronts, ``host:port``: shown by `getinfo`."""
     data_dir: Path = Path("data")
     """Folder of the seed, and of the database where no other is named."""
@@ -115,14 +108,14 @@ class BackSettings(FabricSettings):
     @field_validator("alias")
     @classmethod
     def _short_alias(cls, alias: str) -> str:
-        if len(alias.encode()) > 32:  # noqa: PLR2004 - the field's size in node_announcement
+        if len(alias.encode()) > 32:
             raise ValueError("an alias has at most 32 bytes")
         return alias
 
     @field_validator("api_password")
     @classmethod
     def _real_password(cls, password: SecretStr) -> SecretStr:
-        if len(password.get_secret_value()) < 8:  # noqa: PLR2004 - a floor, not a policy
+        if len(password.get_secret_value()) < 8:
             raise ValueError("the API's password has at least 8 characters")
         return password
 

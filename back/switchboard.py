@@ -1,7 +1,7 @@
-"""Sessions of peers, as the owner of their shards sees them (ARCHITECTURE: Session).
+"""Sessions of peers, as the owner of their shards sees them (docs/fabric.md § Session).
 
-The switchboard answers ``open`` and ``resume``, runs one :class:`~shared.fabric.session.BackSession` per
-TCP connection, and hands what arrives, in order, to the node. It knows nothing of channels.
+The switchboard answers ``open`` and ``resume``, runs one BackSession per TCP connection, and hands
+what arrives, in order, to the node. It knows nothing of channels.
 """
 
 import asyncio
@@ -16,7 +16,6 @@ from shared.fabric import subjects
 from shared.fabric.envelope import (
     Connected,
     Direction,
-    Disconnected,
     Envelope,
     Reason,
     Unreachable,
@@ -323,9 +322,7 @@ class Switchboard:
                 continue
             known.append(Expecting(session=session.session_id, expects=session.core.expects))
             self.run(session, session.core.resumed(expecting.expects, self.now()))
-        answer = ResumeReply(
-            shard=request.shard, epoch=self.identity.epoch, sessions=tuple(known)
-        )
+        answer = ResumeReply(shard=request.shard, epoch=self.identity.epoch, sessions=tuple(known))
         self.fabric.respond(received, answer.to_bytes())
 
     # --- what arrives -----------------------------------------------------------------------------
@@ -341,9 +338,7 @@ class Switchboard:
         if session is None or session.peer != parsed.peer:
             self._unknown(parsed, envelope)
             return
-        self.run(
-            session, session.core.receive(parsed.name, parsed.channel, envelope, self.now())
-        )
+        self.run(session, session.core.receive(parsed.name, parsed.channel, envelope, self.now()))
 
     def _unknown(self, parsed: subjects.Inbound, envelope: Envelope) -> None:
         """A message of a session that we do not have: its front must close the connection."""
@@ -355,17 +350,13 @@ class Switchboard:
         match body:
             case Unreachable(dial_id=dial_id, detail=detail):
                 self.attendant.unreachable(dial_id, detail)
-            case Disconnected():
-                pass
-            case Connected(front=front):
-                self._reset_unknown(front, parsed.peer, envelope)
             case _:
-                for front in self.instances:
-                    self._reset_unknown(front, parsed.peer, envelope)
+                self._reset_unknown(parsed, envelope)
 
-    def _reset_unknown(self, front: str, peer: bytes, envelope: Envelope) -> None:
-        publish = reset_for_unknown(front, peer, envelope, self.identity.epoch)
-        self.fabric.publish(publish.subject, publish.payload)
+    def _reset_unknown(self, parsed: subjects.Inbound, envelope: Envelope) -> None:
+        publish = reset_for_unknown(parsed.peer, parsed.name, envelope, self.identity.epoch)
+        if publish is not None:
+            self.fabric.publish(publish.subject, publish.payload)
 
     def _alive(self, received: "Received") -> None:
         try:
@@ -444,9 +435,8 @@ class Switchboard:
         self.run(session, session.core.poll(self.now()))
 
     def _fabric_lost(self) -> None:
-        now = self.now()
         for session in self.sessions.values():
-            session.core.fabric_lost(now)
+            session.core.fabric_lost()
 
     def _fabric_back(self) -> None:
         now = self.now()

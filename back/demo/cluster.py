@@ -42,7 +42,10 @@ class Front:
 
 
 async def until(
-    what: str, probe: Callable[[], Awaitable[Any]], timeout_s: float = READY_S, every_s: float = 0.05
+    what: str,
+    probe: Callable[[], Awaitable[Any]],
+    timeout_s: float = READY_S,
+    every_s: float = 0.05,
 ) -> Any:  # noqa: ANN401 - whatever the probe returns
     """Poll until ``probe`` gives something true, and return it.
 
@@ -181,7 +184,7 @@ class Cluster:
                 raise CommandError(f"front {name} ended:\n{child.tail()}")
             url = f"http://127.0.0.1:{metrics_port}/health"
             async with self._session().get(url) as response:
-                return response.status == 200  # noqa: PLR2004 - HTTP's OK
+                return response.status == 200
 
         await until(f"front {name}", is_healthy)
         return front
@@ -216,7 +219,7 @@ class Cluster:
             auth=aiohttp.BasicAuth("", self.password),
         ) as response:
             text = await response.text()
-            if response.status != 200:  # noqa: PLR2004 - HTTP's OK
+            if response.status != 200:
                 raise CommandError(f"{path}: {response.status} {text[:500]}")
             return json.loads(text)
 

@@ -11,7 +11,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -129,7 +129,9 @@ class Demo:
         async with self.show.step(f"open a channel of {FUNDING_SAT:,} sat") as notes:
             await self.bob.call("connect", uri=self.alice.uri())
             opened = await self.bob.call(
-                "open", nodeId=self.alice.node_id, fundingSatoshis=FUNDING_SAT,
+                "open",
+                nodeId=self.alice.node_id,
+                fundingSatoshis=FUNDING_SAT,
                 pushMsat=FUNDING_SAT * 1000 // 2,
             )
             notes.append(str(opened))
@@ -155,16 +157,14 @@ class Demo:
                 "createinvoice", amountMsat=amount_msat, description="squall demo"
             )
             began = time.monotonic()
-            paid = await payer.call(
-                "payinvoice", invoice=invoice["serialized"], blocking="true"
-            )
+            paid = await payer.call("payinvoice", invoice=invoice["serialized"], blocking="true")
             if paid["type"] != "payment-sent":
                 raise LightningError(f"payment failed: {paid}")
             self.payments += 1
             notes.append(f"settled in {(time.monotonic() - began) * 1000:.0f} ms")
 
     async def kill_front(self) -> None:
-        """kill -9 the front that carries the channel; the peer must come back through the other."""
+        """Kill -9 the front that carries the channel; the peer must come back through the other."""
         name = await self._carrier()
         async with self.show.step(f"kill -9 front {name}, which carries the channel") as notes:
             began = time.monotonic()
@@ -260,9 +260,7 @@ async def _play(
     async with show.step("start bitcoind (regtest)") as notes:
         chain = await stack.enter_async_context(regtest.running(folder / "bitcoind"))
         notes.append(chain.version)
-    bitcoind = Bitcoind(
-        chain.rpc_url, chain.user, chain.password, chain.zmq_block, chain.zmq_tx
-    )
+    bitcoind = Bitcoind(chain.rpc_url, chain.user, chain.password, chain.zmq_block, chain.zmq_tx)
     settings = {"SQUALL_BACK_MINIMUM_DEPTH": str(MINIMUM_DEPTH)}
     alice = Cluster("alice", folder / "alice", bitcoind, settings=settings)
     bob = Cluster("bob", folder / "bob", bitcoind, settings=settings)
