@@ -1,8 +1,8 @@
 """The node's seed: one file, its only copy until the operator makes another.
 
 The file has one line: a BIP 39 mnemonic (what the first start writes), or 32 or 64 bytes in hex
-(64: the seed of a mnemonic with a passphrase). Lines that start with ``#`` are comments. It must not be
-readable by others.
+(64: the seed of a mnemonic with a passphrase). Lines that start with ``#`` are comments. It must
+not be readable by others.
 """
 
 import os

@@ -1,6 +1,6 @@
 """Cooperative closes by closing_signed (BOLT 3 § Legacy Closing Transaction)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from back.transactions.scripts import funding_script
 from back.transactions.transaction import (
@@ -17,6 +17,7 @@ from shared.crypto.signature import verify_compact
 __all__ = [
     "ClosingTransaction",
     "build_closing",
+    "closing_variants",
     "closing_weight",
     "is_closing_signature_valid",
 ]
@@ -32,17 +33,28 @@ class ClosingTransaction:
         unsigned: serialized without witness.
         txid: internal order.
         sighash: digest that both sides sign.
-        is_relayable: False where an output is below its script's dust limit: BOLT 2 then asks for a
-            force close.
+        outputs: in the transaction's order.
+        local_script: scriptpubkey of our output, which may have been left out.
+        remote_script: of the peer's.
     """
 
     unsigned: bytes
     txid: bytes
     sighash: bytes
     outputs: tuple[Output, ...]
+    funding_outpoint: Outpoint
+    funding_satoshis: int
     local_funding_pubkey: bytes
     remote_funding_pubkey: bytes
-    is_relayable: bool
+    local_script: bytes
+    remote_script: bytes
+
+    @property
+    def is_relayable(self) -> bool:
+        """Whether no output is dust for its script; else BOLT 2 asks for a force close."""
+        return bool(self.outputs) and all(
+            o.value_sat >= dust_limit_of_script(o.script_pubkey) for o in self.outputs
+        )
 
 
 def closing_weight(local_script: bytes, remote_script: bytes) -> int:
@@ -70,8 +82,16 @@ def build_closing(  # noqa: PLR0913 - a transaction of two sides
     """Build the transaction; both sides must come to the same bytes.
 
     Args:
-        local_sat, remote_sat: final balances, rounded down, before the fee.
-        is_local_payer: the opener pays.
+        funding_outpoint: what it spends.
+        funding_satoshis: value of that output.
+        local_funding_pubkey: our key in its script.
+        remote_funding_pubkey: the peer's.
+        local_script: scriptpubkey of our shutdown.
+        remote_script: of the peer's.
+        local_sat: our final balance, rounded down, before the fee.
+        remote_sat: the peer's.
+        fee_satoshis: of closing_signed.
+        is_local_payer: we are the opener.
         dust_limit_satoshis: outputs below it are left out.
     """
     if is_local_payer:
@@ -88,11 +108,32 @@ def build_closing(  # noqa: PLR0913 - a transaction of two sides
         txid=double_sha256(unsigned),
         sighash=segwit_digest(spent, script, funding_satoshis, outputs, 0),
         outputs=outputs,
+        funding_outpoint=funding_outpoint,
+        funding_satoshis=funding_satoshis,
         local_funding_pubkey=local_funding_pubkey,
         remote_funding_pubkey=remote_funding_pubkey,
-        is_relayable=bool(outputs)
-        and all(o.value_sat >= dust_limit_of_script(o.script_pubkey) for o in outputs),
+        local_script=local_script,
+        remote_script=remote_script,
     )
+
+
+def closing_variants(closing: ClosingTransaction) -> tuple[ClosingTransaction, ...]:
+    """What the peer may have signed: the transaction, or the same without the peer's own output.
+
+    BOLT 3 § Legacy Closing Transaction lets each side eliminate its own output, and its signature
+    tells which variant it chose. Never one without *our* output.
+    """
+    kept = tuple(o for o in closing.outputs if o.script_pubkey != closing.remote_script)
+    if not kept or len(kept) == len(closing.outputs):
+        return (closing,)
+    spent = Input(closing.funding_outpoint, SEQUENCE)
+    unsigned = legacy_bytes((spent,), kept, 0)
+    script = funding_script(closing.local_funding_pubkey, closing.remote_funding_pubkey)
+    digest = segwit_digest(spent, script, closing.funding_satoshis, kept, 0)
+    other = replace(
+        closing, unsigned=unsigned, txid=double_sha256(unsigned), sighash=digest, outputs=kept
+    )
+    return closing, other
 
 
 def is_closing_signature_valid(

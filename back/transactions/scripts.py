@@ -33,15 +33,13 @@ def hash160(data: bytes) -> bytes:
     return ripemd160(hashlib.sha256(data).digest())
 
 
+@lru_cache(maxsize=8192)
 def ripemd160(data: bytes) -> bytes:
     """RIPEMD160; embit carries its own where the system's OpenSSL has none."""
     from embit.hashes import ripemd160 as embit_ripemd160  # noqa: PLC0415 - a slow import
 
     digest: bytes = embit_ripemd160(data)
     return digest
-
-
-_hash160 = lru_cache(maxsize=4096)(hash160)
 
 
 def _number(number: int) -> bytes:
@@ -61,7 +59,7 @@ def p2wsh(script: bytes) -> bytes:
 
 def p2wpkh(public_key: bytes) -> bytes:
     """Version 0 key hash output."""
-    return b"\x00\x14" + _hash160(public_key)
+    return b"\x00\x14" + hash160(public_key)
 
 
 @lru_cache(maxsize=4096)
@@ -119,7 +117,7 @@ def _htlc_head(revocation_pubkey: bytes, remote_htlc_pubkey: bytes) -> bytes:
     return b"".join(
         (
             bytes((OP_DUP, OP_HASH160)),
-            push(_hash160(revocation_pubkey)),
+            push(hash160(revocation_pubkey)),
             bytes((OP_EQUAL, OP_IF, OP_CHECKSIG, OP_ELSE)),
             push(remote_htlc_pubkey),
             bytes((OP_SWAP, OP_SIZE)),

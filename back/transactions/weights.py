@@ -15,6 +15,15 @@ __all__ = [
 
 ANCHOR_SAT = 330
 HTLC_OUTPUT_WEIGHT = 172
+UNKNOWN_SEGWIT_DUST_SAT = 354
+_OP_RETURN = b"\x6a"
+_DUST_LIMITS = (
+    (b"\x00\x14", 22, 294),  # p2wpkh
+    (b"\x00\x20", 34, 330),  # p2wsh
+    (b"\xa9\x14", 23, 540),  # p2sh
+    (b"\x76\xa9\x14", 25, 546),  # p2pkh
+    (b"\x51\x02\x4e\x73", 4, 240),  # p2a
+)
 
 
 class CommitmentType(Enum):
@@ -59,13 +68,8 @@ def htlc_success_fee_sat(kind: CommitmentType, feerate_per_kw: int) -> int:
 
 
 def dust_limit_of_script(script_pubkey: bytes) -> int:
-    """Bitcoin Core's dust limit of an output (BOLT 3 § Dust Limits)."""
-    if len(script_pubkey) == 22 and script_pubkey[:2] == b"\x00\x14":
-        return 294
-    if len(script_pubkey) == 34 and script_pubkey[:2] == b"\x00\x20":
-        return 330
-    if len(script_pubkey) == 23:
-        return 540
-    if len(script_pubkey) == 25:
-        return 546
-    return 354
+    """Bitcoin Core's dust limit of an output, by its script's form (BOLT 3 § Dust Limits)."""
+    for prefix, size, limit_sat in _DUST_LIMITS:
+        if len(script_pubkey) == size and script_pubkey.startswith(prefix):
+            return limit_sat
+    return 0 if script_pubkey.startswith(_OP_RETURN) else UNKNOWN_SEGWIT_DUST_SAT
