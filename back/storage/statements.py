@@ -122,14 +122,16 @@ def insert_if_absent(table: Table, order: str) -> Statement:
     return Statement(table, order, None, build)
 
 
-def upsert(table: Table, order: str) -> Statement:
-    """Return an INSERT that replaces the row with the same primary key."""
+def upsert(table: Table, order: str, replaced: Sequence[Column[Any]] | None = None) -> Statement:
+    """Return an INSERT that replaces ``replaced`` (all by default) where the primary key exists."""
 
     def build(dialect: str) -> Change:
         keys = [column.name for column in table.primary_key]
         made = _insert(dialect, table).values(_binds(_given(table)))
-        replaced = {c.name: made.excluded[c.name] for c in _given(table) if c.name not in keys}
-        return made.on_conflict_do_update(index_elements=keys, set_=replaced)
+        names = [c.name for c in replaced or _given(table) if c.name not in keys]
+        return made.on_conflict_do_update(
+            index_elements=keys, set_={name: made.excluded[name] for name in names}
+        )
 
     return Statement(table, order, 1, build)
 

@@ -21,6 +21,7 @@ from sqlalchemy import (
     SmallInteger,
     Table,
     Text,
+    UniqueConstraint,
     text,
 )
 
@@ -131,16 +132,19 @@ channels = Table(
     "channels",
     metadata,
     Column("key_index", Int64, primary_key=True, autoincrement=False),
-    Column("channel_id", LargeBinary, nullable=False, unique=True),
+    Column("channel_id", LargeBinary, nullable=False),
     Column("node_id", LargeBinary, nullable=False),
     Column("shard", SmallInteger, nullable=False),
     Column("phase", Text, nullable=False),
     Column("is_over", Boolean, nullable=False),
     Column("parameters", Text, nullable=False),
     Column("details", Text, nullable=False),
+    UniqueConstraint("node_id", "channel_id"),
 )
-"""What a channel is and what changes a few times in its life (JSON). Never deleted."""
-Index("ix_channels_node_id", channels.c.node_id)
+"""What a channel is and what changes a few times in its life (JSON).
+
+A peer chooses its temporary ids, so they are unique per peer only. Deleted if it never had money.
+"""
 Index(
     "ix_channels_open",
     channels.c.key_index,
