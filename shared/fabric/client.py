@@ -30,6 +30,7 @@ __all__ = ["FabricClient"]
 PING_INTERVAL_S = 1
 PINGS_OUTSTANDING = 2
 CONNECT_TIMEOUT_S = 2
+CLOSE_TIMEOUT_S = 0.5
 BARRIER_TIMEOUT_S = 3
 BACKOFF_S = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 MAX_PENDING_BYTES = 16 << 20
@@ -76,6 +77,7 @@ class FabricClient:
         self._credentials = credentials
         self._inbox = f"_INBOX.{self.identity.user or role}"
         self._nc: Client | None = None
+        self._attempt: Client | None = None
         self._connected = False
         self._up = asyncio.Event()
         self._runner: asyncio.Task[None] | None = None
@@ -109,7 +111,7 @@ class FabricClient:
         except TimeoutError:
             await self.stop()
             servers = ", ".join(self._urls)
-            raise FabricUnavailable(f"no NATS server at {servers}: {self._last_error}") from None
+            raise FabricUnavailable(f"no NATS server at {servers}: {self._last_error!r}") from None
 
     async def stop(self) -> None:
         """Handle what has arrived, flush what was published, and close."""
@@ -222,8 +224,10 @@ class FabricClient:
             try:
                 nc = await self._connect(url)
             except (*NATS_ERRORS, CommandError) as error:
-                self._last_error = error
-                self._log.warning("fabric_unreachable", url=url, error=repr(error))
+                if not isinstance(error, nats.errors.NoServersError):
+                    # That one only hides the reason, which came to `_on_error`.
+                    self._last_error = error
+                self._log.warning("fabric_unreachable", url=url, error=repr(self._last_error))
                 pause = BACKOFF_S[min(failures, len(BACKOFF_S) - 1)]
                 failures += 1
                 await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311  # jitter
@@ -245,7 +249,11 @@ class FabricClient:
 
     async def _connect(self, url: str) -> Client:
         """Make one connection with all subscriptions."""
-        nc = Client()
+        nc = self._attempt = Client()
+
+        async def on_error(error: Exception) -> None:
+            self._on_error(nc, error)
+
         try:
             async with asyncio.timeout(2 * CONNECT_TIMEOUT_S):
                 await nc.connect(
@@ -262,7 +270,7 @@ class FabricClient:
                     max_outstanding_pings=PINGS_OUTSTANDING,
                     pending_size=0,
                     inbox_prefix=self._inbox,
-                    error_cb=self._on_error,
+                    error_cb=on_error,
                 )
                 self._nc = nc
                 while missing := [s for s in self._subscriptions if not s.is_made_on(nc)]:
@@ -277,15 +285,18 @@ class FabricClient:
 
     def _abandon(self, nc: Client) -> None:
         """Close a connection without waiting for a server that may be frozen."""
+        # What closing it may still complain about is not why it was lost.
+        self._attempt = None
         task = asyncio.create_task(_close(nc))
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
 
-    async def _on_error(self, error: Exception) -> None:
+    def _on_error(self, nc: Client, error: Exception) -> None:
         """Hear what nats-py has to say; must never raise, or its read loop ends silently."""
         try:
             text = str(error)
-            self._last_error = error
+            if nc is self._attempt:
+                self._last_error = error
             if "permissions violation" in text.lower():
                 self._denials.append(text.lower())
                 self._log.error("fabric_denied", error=text)
@@ -293,7 +304,7 @@ class FabricClient:
             elif isinstance(error, nats.errors.SlowConsumerError):
                 self._log.error("fabric_message_dropped", subject=error.subject)
             else:
-                self._log.info("fabric_error", error=repr(error))
+                self._log.debug("fabric_error", error=repr(error))
         except Exception:  # noqa: BLE001  # see above
             self._log.exception("fabric_error_unhandled")
 
@@ -380,4 +391,4 @@ async def _close(nc: Client) -> None:
     """Close what may be half open or frozen."""
     closing: Coroutine[Any, Any, None] = nc.close()
     with contextlib.suppress(Exception):
-        await asyncio.wait_for(closing, CONNECT_TIMEOUT_S)
+        await asyncio.wait_for(closing, CLOSE_TIMEOUT_S)
