@@ -133,7 +133,9 @@ class Oracle:
             t.htlc.amount_msat // 1000 for t in built.htlc_transactions
         )
         # Beside the fee and the trimmed HTLCs only roundings and outputs below the dust limit go.
-        assert base <= fee <= base + trimmed + len(built.parameters.htlcs) + 2 + 2 * 354 + 2 * ANCHOR
+        assert (
+            base <= fee <= base + trimmed + len(built.parameters.htlcs) + 2 + 2 * 354 + 2 * ANCHOR
+        )
         assert all(value >= ANCHOR for value in values)
 
 

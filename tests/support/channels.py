@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 
-from back.channel import machine
+from back.channel import commitments, machine
 from back.channel.effects import (
     Answer,
     CheckSecret,
@@ -55,7 +55,6 @@ from back.channel.model import (
     RemoteCommitment,
 )
 from back.channel.policy import ChannelPolicy, channel_type_bits
-from back.channel import commitments
 from back.transactions.commitment import CommitmentType
 from back.transactions.witness import signed_commitment, signed_funding_spend
 from shared.chain import Outpoint
@@ -122,8 +121,8 @@ class Keys:
                     sign_compact(self.funding, commitment.sighash),
                     tuple(sign_compact(key, h.sighash) for h in commitment.htlc_transactions),
                 )
-            case SignFundingCreated(commitment=commitment) | SignFundingSigned(
-                commitment=commitment
+            case (
+                SignFundingCreated(commitment=commitment) | SignFundingSigned(commitment=commitment)
             ):
                 return CommitmentSignatures(sign_compact(self.funding, commitment.sighash))
             case SignLocalCommitment(commitment=commitment, remote_signature=theirs):
