@@ -2,9 +2,9 @@
 
 import asyncio
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
 
@@ -43,6 +43,8 @@ from back.channel.events import (
 from back.channel.model import Channel, Phase
 from back.channel.policy import ChannelPolicy
 from back.runner import ChannelRunner
+from back.transactions.commitment import CommitmentType
+from back.transactions.transaction import parse_transaction
 from shared.chain import Outpoint
 from shared.errors import CommandError, LightningError, ProtocolViolation
 from shared.fabric import subjects
@@ -84,7 +86,7 @@ class ChannelOpening:
     funding_satoshis: int
     push_msat: int = 0
     announce: bool = False
-    channel_type: str | None = None
+    commitment_type: CommitmentType | None = None
     feerate_per_kw: int | None = None
 
 
@@ -135,8 +137,8 @@ class Channels:
         self._spawn(runner.run(first), f"channel {channel.channel_id.hex()}")
         return runner
 
-    def _spawn(self, coroutine: object, name: str) -> None:
-        task = asyncio.create_task(coroutine, name=name)  # type: ignore[arg-type]
+    def _spawn(self, coroutine: Coroutine[Any, Any, None], name: str) -> None:
+        task = asyncio.create_task(coroutine, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -192,7 +194,7 @@ class Channels:
             height=self.height,
             local_alias=self._alias(),
             shutdown_script=shutdown_script,
-            commitment_type=opening.named_type(request.channel_type),
+            commitment_type=request.commitment_type,
         )
         step = opening.propose(proposal, self._local_keys(), self.policy)
         outcome: asyncio.Future[Channel] = asyncio.get_running_loop().create_future()
@@ -379,6 +381,16 @@ class Channels:
         """The owner gives its shards up: every connection is over."""
         for runner in list(self.runners.values()):
             runner.post(Disconnected())
+
+    def funding_inputs(self) -> frozenset[Outpoint]:
+        """Inputs of funding transactions that are not confirmed: the wallet must keep them."""
+        inputs: set[Outpoint] = set()
+        for runner in self.runners.values():
+            funding = runner.channel.funding
+            if funding is not None and funding.transaction and funding.confirmed_height is None:
+                transaction = parse_transaction(funding.transaction)
+                inputs.update(i.outpoint for i in transaction.inputs)
+        return frozenset(inputs)
 
     # --- look-ups ------------------------------------------------------------------------------
 

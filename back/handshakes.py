@@ -1,8 +1,8 @@
 """``ln.key.ecdh``: the one step of a BOLT 8 handshake that needs the node key.
 
 Fronts are keyless. They send the transcript, never a key of their choice; the signer checks the MAC
-in it and answers the full HKDF output to the asking front's inbox. The work is done by one thread of
-its own with a cap per front, so that garbage from the internet cannot eat the time of channels.
+in it and answers the full HKDF output to the asking front's inbox. The work is done by one thread
+of its own with a cap per front, so that garbage from the internet cannot eat the time of channels.
 """
 
 import asyncio

@@ -10,7 +10,7 @@ import random
 import secrets
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
 
@@ -203,8 +203,8 @@ class Peers:
         if message.channel_id == ALL_CHANNELS:
             for runner in list(peer.runners.values()):
                 runner.post(Received(message))
-        elif runner := peer.runners.get(message.channel_id):
-            runner.post(Received(message))
+        elif (addressed := peer.runners.get(message.channel_id)) is not None:
+            addressed.post(Received(message))
 
     def _to_channel(self, peer: Peer, message: Message) -> None:
         token = channel_token(message)
@@ -247,12 +247,11 @@ class Peers:
         peer.waiters.append(waiter)
         dial = asyncio.create_task(self._dial(node_id, where))
         try:
-            done, _ = await asyncio.wait(
-                {waiter, dial}, timeout=DIAL_PATIENCE_S, return_when=asyncio.FIRST_COMPLETED
-            )
-            if waiter in done:
+            both: set[asyncio.Future[Any]] = {waiter, dial}
+            await asyncio.wait(both, timeout=DIAL_PATIENCE_S, return_when=asyncio.FIRST_COMPLETED)
+            if waiter.done():
                 return waiter.result()
-            if dial in done:
+            if dial.done():
                 dial.result()
                 # The dial made a connection that was refused in favour of another one.
                 return await asyncio.wait_for(waiter, CONNECT_TIMEOUT_S * 4)
@@ -312,7 +311,7 @@ class Peers:
             _settle(dial[1], CommandError(f"cannot reach the peer: {detail}"))
 
     def reconnect(self, peer: Peer) -> None:
-        """Keep trying to reach a peer with channels, with back-off and jitter, through any front."""
+        """Keep trying to reach a peer with channels, with back-off and jitter."""
         if (
             self.is_stopping
             or peer.redial is not None

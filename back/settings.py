@@ -50,9 +50,9 @@ class BackSettings(FabricSettings):
     data_dir: Path = Path("data")
     """Folder of the seed, and of the database where no other is named."""
     database_url: str = ""
-    """``sqlite:///path`` or ``postgresql+psycopg://…``; by default ``squall.db`` in ``data_dir``."""
+    """``sqlite:///path`` or ``postgresql+psycopg://…``; by default a file in ``data_dir``."""
     seed_file: Path | None = None
-    """The node's seed, made at the first start with mode 0600; by default ``seed`` in ``data_dir``."""
+    """The seed, made at the first start with mode 0600; by default ``seed`` in ``data_dir``."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     api_listen: str = "127.0.0.1:8080"

@@ -358,6 +358,12 @@ class Switchboard:
         if publish is not None:
             self.fabric.publish(publish.subject, publish.payload)
 
+    def front_gone(self, front: str) -> None:
+        """A front is silent: its connections are gone with it."""
+        for session in list(self.sessions.values()):
+            if session.front == front:
+                session.reset(Reason.PEER_CLOSED, "the front is silent")
+
     def _alive(self, received: "Received") -> None:
         try:
             alive = read(Alive, received.payload)

@@ -1,0 +1,115 @@
+"""What the back counts, for Prometheus, and the small server that shows it."""
+
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from back.node import Node
+    from back.storage.committer import CommitReport
+
+__all__ = ["Metrics", "MetricsServer"]
+
+COMMIT_BUCKETS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 5)
+GROUP_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+
+
+class Metrics:
+    """Every metric of the back, declared once."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        registry = self.registry
+        self.height = Gauge("squall_chain_height", "Last processed block", registry=registry)
+        self.peers = Gauge("squall_peers", "Connected peers", registry=registry)
+        self.sessions = Gauge("squall_sessions", "Sessions of peers", registry=registry)
+        self.fronts = Gauge("squall_fronts", "Fronts heard lately", registry=registry)
+        self.channels = Gauge("squall_channels", "Channels by state", ["state"], registry=registry)
+        self.messages = Counter(
+            "squall_messages_received", "BOLT messages by name", ["message"], registry=registry
+        )
+        self.payments = Counter(
+            "squall_payments",
+            "Payments by direction and outcome",
+            ["direction", "outcome"],
+            registry=registry,
+        )
+        self.handshakes = Gauge(
+            "squall_handshakes_answered", "Handshake steps answered", registry=registry
+        )
+        self.commit_seconds = Histogram(
+            "squall_commit_seconds",
+            "Duration of a commit",
+            registry=registry,
+            buckets=COMMIT_BUCKETS_S,
+        )
+        self.commit_items = Histogram(
+            "squall_commit_items", "Steps in one commit", registry=registry, buckets=GROUP_BUCKETS
+        )
+        self.resends = Gauge("squall_resends", "Session messages sent again", registry=registry)
+
+    def received(self, name: str) -> None:
+        """Count a message of a peer."""
+        self.messages.labels(name).inc()
+
+    def committed(self, report: "CommitReport") -> None:
+        """Note one transaction; called in the committer's thread."""
+        if report.is_committed:
+            self.commit_seconds.observe(report.seconds)
+            self.commit_items.observe(report.items)
+
+    def refresh(self, node: "Node") -> None:
+        """Set the gauges that are counted when they are asked for."""
+        self.sessions.set(len(node.switchboard.sessions))
+        self.peers.set(sum(peer.is_connected for peer in node.peers.known.values()))
+        self.fronts.set(len(node.fronts))
+        self.handshakes.set(node.handshakes.answered)
+        self.resends.set(node.switchboard.resent)
+        self.channels.clear()
+        for runner in node.channels.runners.values():
+            self.channels.labels(runner.channel.phase.value).inc()
+
+
+class MetricsServer:
+    """``/metrics`` and ``/health``."""
+
+    def __init__(self, metrics: Metrics, refresh: "Callable[[], None]") -> None:
+        self._metrics = metrics
+        self._refresh = refresh
+        self._runner: web.AppRunner | None = None
+
+    async def start(self, host: str, port: int) -> None:
+        """Listen.
+
+        Raises:
+            OSError: the address cannot be had.
+        """
+        app = web.Application()
+        app.router.add_get("/metrics", self._show)
+        app.router.add_get("/health", self._health)
+        self._runner = web.AppRunner(app, access_log=None)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, host, port).start()
+
+    async def stop(self) -> None:
+        """Stop listening."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    async def _show(self, _request: web.Request) -> web.Response:
+        self._refresh()
+        body = generate_latest(self._metrics.registry)
+        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    async def _health(self, _request: web.Request) -> web.Response:
+        return web.Response(text="ok\n")

@@ -1,0 +1,376 @@
+"""The back as one piece: makes its parts, starts them in order, stops them in order.
+
+Start: seed, fabric (so that handshakes are answered also while another back is active), the lease,
+channels from the database, the chain, sessions, the API. A part that must wait (a lease held by
+another, a bitcoind that is away) waits there and says so.
+"""
+
+import asyncio
+import contextlib
+import resource
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import structlog
+
+from back.api.server import ApiServer
+from back.chain.bitcoind import ChainSettings
+from back.chain.events import BlockConnected, BlockDisconnected, BlockRef, ChainEvent
+from back.chain.service import BitcoindChain
+from back.channels import Channels
+from back.handshakes import HandshakeService
+from back.metrics import Metrics, MetricsServer
+from back.payment.service import Payments
+from back.peer import Peers
+from back.settings import BackSettings, host_port
+from back.signer.seed import load_or_create_seed
+from back.signer.signer import Signer
+from back.storage import blocks, peers as stored_peers
+from back.storage.store import NODE_SHARD, Store
+from back.switchboard import Identity, Switchboard
+from shared.chain import MAINNET
+from shared.errors import BackendError, CommandError, LeaseLost
+from shared.fabric import subjects
+from shared.fabric.client import FabricClient
+from shared.fabric.requests import Alive, Load
+from shared.features import Feature, FeatureSet
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+    from back.peer import Peer
+    from back.switchboard import PeerSession
+    from shared.fabric.envelope import Connected, Reason
+    from shared.wire import Message, OpenChannel
+
+__all__ = ["INIT_FEATURES", "Node"]
+
+log = structlog.get_logger()
+
+INIT_FEATURES = FeatureSet.of(
+    optional=(
+        Feature.option_data_loss_protect,
+        Feature.option_upfront_shutdown_script,
+        Feature.var_onion_optin,
+        Feature.option_static_remotekey,
+        Feature.payment_secret,
+        Feature.option_support_large_channel,
+        Feature.option_anchors,
+        Feature.option_shutdown_anysegwit,
+        Feature.option_channel_type,
+        Feature.option_scid_alias,
+    )
+)
+"""What our `init` offers: each bit has its behaviour (BOLT 9)."""
+
+FRONT_SILENT_S = 2.5
+"""A front without a heartbeat for so long is taken as dead; its peers are reached through others."""
+
+
+@dataclass(slots=True)
+class TipStore:
+    """Where the chain keeps the last processed block: see `back.chain.interface.TipStore`."""
+
+    store: Store
+
+    async def load_tip(self) -> BlockRef | None:
+        """Return it; None in a new database."""
+        known = await self.store.read(lambda c: blocks.last_blocks(c, 1))
+        return BlockRef(known[0].height, known[0].block_hash) if known else None
+
+    async def save_tip(self, block: BlockRef) -> None:
+        """Keep it, and forget any above it."""
+        writes = [
+            *blocks.disconnected(block.height + 1),
+            *blocks.connected(blocks.Block(block.height, block.hash)),
+        ]
+        await self.store.committer.submit(NODE_SHARD, writes)
+
+
+@dataclass(slots=True)
+class Front:
+    """A front as its heartbeats show it."""
+
+    alive: Alive
+    heard_at: float
+
+
+@dataclass(slots=True)
+class Node:
+    """A running back; made by :func:`start`. It is the switchboard's attendant and peers' steward."""
+
+    settings: BackSettings
+    signer: Signer
+    fabric: FabricClient
+    metrics: Metrics
+    store: Store = field(init=False)
+    chain: BitcoindChain = field(init=False)
+    switchboard: Switchboard = field(init=False)
+    peers: Peers = field(init=False)
+    channels: Channels = field(init=False)
+    payments: Payments = field(init=False)
+    handshakes: HandshakeService = field(init=False)
+    fronts: dict[str, Front] = field(default_factory=dict)
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    failure: Exception | None = None
+    _api: ApiServer | None = None
+    _metrics_server: MetricsServer | None = None
+    _cpu: tuple[float, float] = (0.0, 0.0)
+    _load: Load = field(default_factory=Load)
+    _tasks: "set[asyncio.Task[None]]" = field(default_factory=set)
+
+    # --- life ------------------------------------------------------------------------------------
+
+    @classmethod
+    def make(cls, settings: BackSettings) -> "Node":
+        """Load the keys and prepare the connection to the fabric.
+
+        Raises:
+            CommandError: mainnet, or certificates that cannot be used.
+            SeedRefused: the seed file cannot be used.
+        """
+        if settings.network is MAINNET:
+            raise CommandError(
+                "this version does not run on mainnet: it cannot yet claim or punish on chain"
+            )
+        seed = load_or_create_seed(settings.seed_path)
+        signer = Signer(seed, settings.network.coin_type)
+        fabric = FabricClient(
+            settings.nats_urls, settings.credentials, role="back", name=f"back-{settings.name}"
+        )
+        return cls(settings, signer, fabric, Metrics())
+
+    async def start(self) -> None:
+        """Start everything; returns once sessions are served.
+
+        Raises:
+            DatabaseRefused: it belongs to another node or network, or to a newer program.
+            ChainRefused: bitcoind is of another network, or refuses us.
+            OSError: an address to listen on cannot be had.
+        """
+        settings = self.settings
+        log.info("back_starting", node_id=self.signer.node_id.hex(), chain=settings.chain)
+        await self._start_metrics()
+        self.peers = Peers(self.fabric, INIT_FEATURES, self)
+        self.handshakes = HandshakeService(self.fabric, self.signer, self.peers)
+        await self.handshakes.start()
+        await self.fabric.start()
+        self.store = await Store.open(
+            settings.database,
+            owner=settings.name,
+            node_id=self.signer.node_id,
+            policy=settings.policy(),
+            chain=settings.chain,
+        )
+        self.store.on_lost(self._shards_lost)
+        self.store.on_report(self.metrics.committed)
+        log.info("lease_taken", epoch=self.store.lease.epoch)
+        await self._start_chain()
+        await self._start_channels()
+        await self._start_sessions()
+        self._spawn(self._watch_fronts(), "fronts")
+        self._api = await ApiServer.start(self, *host_port(settings.api_listen))
+        log.info("back_started", epoch=self.store.lease.epoch, channels=len(self.channels.runners))
+
+    async def _start_metrics(self) -> None:
+        if self.settings.metrics_listen:
+            self._metrics_server = MetricsServer(self.metrics, self._refresh_metrics)
+            await self._metrics_server.start(*host_port(self.settings.metrics_listen))
+
+    async def _start_chain(self) -> None:
+        settings = self.settings
+        chain_settings = ChainSettings(
+            rpc_url=settings.bitcoind_url,
+            cookie_file=settings.bitcoind_cookie_file,
+            user=settings.bitcoind_user,
+            password=settings.bitcoind_password.get_secret_value(),
+            wallet=settings.bitcoind_wallet,
+            zmq_block=settings.bitcoind_zmq_block,
+            zmq_tx=settings.bitcoind_zmq_tx,
+            poll_interval_s=settings.bitcoind_poll_s,
+        )
+        self.chain = BitcoindChain(chain_settings, settings.network, TipStore(self.store))
+
+    async def _start_channels(self) -> None:
+        self.channels = Channels(
+            self.signer,
+            self.store.committer,
+            self.store,
+            self.chain,
+            self.peers,
+            self.settings.policy(),
+        )
+        self.payments = Payments(self.store, self.signer, self.channels, self.settings.network)
+        self.channels.payments = self.payments
+        self.chain.listen(self._chain_told)
+        # Watches first, blocks after: a start hears of nothing twice and misses nothing.
+        await self.payments.start()
+        await self.channels.restore()
+        await self._restore_addresses()
+        await self.chain.start()
+        self._spawn(self._free_locks(), "free locks")
+
+    async def _restore_addresses(self) -> None:
+        node_ids = list(self.peers.known)
+        known = await self.store.read(lambda c: stored_peers.load_peers(c, node_ids))
+        for stored in known:
+            self.peers.get(stored.node_id).addresses = list(stored.addresses)
+
+    async def _start_sessions(self) -> None:
+        identity = Identity(
+            node_id=self.signer.node_id,
+            networks=(self.settings.network.chain_hash,),
+            features=INIT_FEATURES.to_bytes(),
+            owner=self.settings.name,
+            epoch=self.store.lease.epoch,
+        )
+        self.switchboard = Switchboard(self.fabric, identity, self)
+        await self.switchboard.start()
+        for peer in list(self.peers.known.values()):
+            self.peers.reconnect(peer)
+
+    async def _free_locks(self) -> None:
+        """Free inputs that a crash left locked for a funding transaction that no channel has."""
+        while not self.chain.is_synced:
+            await asyncio.sleep(0.2)
+        keep = self.channels.funding_inputs()
+        with contextlib.suppress(BackendError):
+            if freed := await self.chain.wallet.free_locks(keep):
+                log.info("wallet_locks_freed", count=len(freed))
+
+    async def stop(self) -> None:
+        """Stop politely: the API, dials, sessions' words, channels, the lease."""
+        for task in self._tasks:
+            task.cancel()
+        if self._api is not None:
+            await self._api.stop()
+        for part in ("peers", "switchboard", "channels", "payments", "chain", "store"):
+            if (running := getattr(self, part, None)) is not None:
+                await (running.close() if part == "store" else running.stop())
+        self.handshakes.stop()
+        await self.fabric.stop()
+        if self._metrics_server is not None:
+            await self._metrics_server.stop()
+        log.info("back_stopped")
+
+    def _spawn(self, coroutine: "Coroutine[object, object, None]", name: str) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _shards_lost(self, shards: tuple[int, ...]) -> None:
+        """Another back owns them: not another word. The process ends; its supervisor restarts it
+        as a standby.
+        """
+        if self.failure is None:
+            self.failure = LeaseLost(shards)
+        self.fabric.silence()
+        self.stopping.set()
+
+    # --- the chain's news ------------------------------------------------------------------------
+
+    def _chain_told(self, event: ChainEvent) -> None:
+        match event:
+            case BlockConnected(height=height):
+                self.channels.block_connected(height)
+                self.channels.feerate_changed(self.chain.feerates.commitment_per_kw)
+                self.metrics.height.set(height)
+            case BlockDisconnected(height=height):
+                self.channels.block_connected(height - 1)
+            case _:
+                pass
+
+    # --- attendant of the switchboard ------------------------------------------------------------
+
+    async def admit(self, peer: bytes) -> tuple[str, bool]:
+        """Let a peer in, once a commit has shown that we still own its shard."""
+        try:
+            await self.store.committer.submit(subjects.shard(peer))
+        except BackendError as error:
+            return f"the node cannot take peers now: {error}", False
+        except LeaseLost:
+            return "another back owns this peer", False
+        known = self.peers.known.get(peer)
+        return "", bool(known and known.runners)
+
+    def connected(self, session: "PeerSession", connected: "Connected") -> None:
+        """Tell the peers."""
+        self.peers.connected(session, connected)
+
+    def received(self, session: "PeerSession", message: "Message") -> None:
+        """Tell the peers."""
+        self.metrics.received(message.NAME)
+        self.peers.received(session, message)
+
+    def disconnected(self, session: "PeerSession", reason: "Reason", detail: str) -> None:
+        """Tell the peers."""
+        self.peers.disconnected(session, reason, detail)
+
+    def unreachable(self, dial_id: bytes, detail: str) -> None:
+        """Tell the peers."""
+        self.peers.unreachable(dial_id, detail)
+
+    def front_alive(self, alive: Alive) -> None:
+        """Note a front's heartbeat."""
+        if alive.front not in self.fronts:
+            log.info("front_heard", front=alive.front, listen=alive.listen)
+        self.fronts[alive.front] = Front(alive, time.monotonic())
+
+    async def _watch_fronts(self) -> None:
+        """End the sessions of fronts that are silent: a killed front cannot say goodbye."""
+        while True:
+            await asyncio.sleep(0.5)
+            now = time.monotonic()
+            self._measure(now)
+            if not self.fabric.connected:
+                for front in self.fronts.values():
+                    front.heard_at = now
+                continue
+            for name, front in list(self.fronts.items()):
+                if now - front.heard_at > FRONT_SILENT_S:
+                    log.warning("front_silent", front=name)
+                    del self.fronts[name]
+                    self.switchboard.front_gone(name)
+
+    def commit_no(self, shard: int) -> int:
+        """The lease's counter."""
+        return self.store.committer.commit_no(shard)
+
+    def load(self) -> Load:
+        """Present load."""
+        return self._load
+
+    def _measure(self, now: float) -> None:
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        cpu = usage.ru_utime + usage.ru_stime
+        before, before_cpu = self._cpu
+        self._cpu = (now, cpu)
+        self._load = Load(
+            sessions=len(self.switchboard.sessions),
+            channels=len(self.channels.runners),
+            cpu=round(max(0.0, (cpu - before_cpu) / max(now - before, 0.001)), 3),
+        )
+
+    def _refresh_metrics(self) -> None:
+        if hasattr(self, "channels") and hasattr(self, "switchboard"):
+            self.metrics.refresh(self)
+
+    # --- steward of peers --------------------------------------------------------------------------
+
+    def open_received(self, peer: "Peer", message: "OpenChannel") -> None:
+        """A peer proposes a channel."""
+        self.channels.open_received(peer, message)
+
+    def remember_address(self, node_id: bytes, address: str) -> None:
+        """Keep where a peer was reached."""
+        del address
+        peer = self.peers.get(node_id)
+        if not peer.runners:
+            return
+        self._spawn(self._store_address(peer), "address")
+
+    async def _store_address(self, peer: "Peer") -> None:
+        stored = stored_peers.StoredPeer(peer.node_id, tuple(peer.addresses), b"", int(time.time()))
+        with contextlib.suppress(BackendError, LeaseLost):
+            await self.store.committer.submit(NODE_SHARD, [stored_peers.seen(stored)])
