@@ -2,7 +2,7 @@
 
 import asyncio
 import secrets
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import structlog
 
@@ -120,8 +120,8 @@ class _TurnedAway(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Close."""
-        if isinstance(transport, asyncio.Transport):
-            transport.abort()
+        # uvloop's transports have this interface without being subclasses.
+        cast("asyncio.Transport", transport).abort()
 
 
 class Arrival:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import structlog
 from aiohttp import web
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -12,6 +13,8 @@ from prometheus_client import (
 )
 
 __all__ = ["Metrics", "MetricsServer"]
+
+log = structlog.get_logger()
 
 
 class Metrics:
@@ -80,6 +83,7 @@ class MetricsServer:
         await site.start()
         bound = self._runner.addresses[0]
         self.address = (bound[0], bound[1])
+        log.info("metrics_served", host=bound[0], port=bound[1])
 
     async def stop(self) -> None:
         """Close; does nothing if it was not started."""

@@ -112,7 +112,7 @@ class FrontSettings(FabricSettings):
 
     relay_unknown_odd: Annotated[tuple[int, ...], NoDecode, Listed] = ()
     """Types of unknown odd messages that are passed to the back instead of ignored."""
-    drain_timeout_s: Annotated[float, Field(gt=0)] = 10.0
+    drain_timeout_s: Annotated[float, Field(gt=0)] = 5.0
     """How long a stopping front waits for its owners to hear of every end."""
 
     @field_validator("listen")

@@ -138,15 +138,12 @@ class Peer:
         while not self.session.ended:
             try:
                 reply = await self._bridge.open(self.shard, self._open_request())
+                if self._answered(reply):
+                    return
             except BackendError as error:
                 self._log.debug("open_unanswered", why=str(error), attempt=attempt)
-                if self._bridge.identity is not None:
-                    self._say_init(self._bridge.identity)
-                attempt += 1
-                await self._bridge.owner_or_later(self.shard, attempt)
-                continue
-            if self._answered(reply):
-                return
+            if self._bridge.identity is not None:
+                self._say_init(self._bridge.identity)
             attempt += 1
             await self._bridge.owner_or_later(self.shard, attempt)
 

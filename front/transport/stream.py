@@ -7,7 +7,7 @@ dialled, then the peer) hears what arrives.
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 from front.transport.connection import Authenticated, Connection, KeyRequest
 from front.transport.proxy import read_header
@@ -128,10 +128,10 @@ class Stream(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The socket is there."""
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - asyncio's promise for TCP
-        self._transport = transport
-        transport.set_write_buffer_limits(high=_HIGH_WATER)
-        name = transport.get_extra_info("peername") or ("", 0)
+        # uvloop's transports have this interface without being subclasses.
+        self._transport = tcp = cast("asyncio.Transport", transport)
+        tcp.set_write_buffer_limits(high=_HIGH_WATER)
+        name = tcp.get_extra_info("peername") or ("", 0)
         self.remote = str(name[0]), int(name[1])
         self.handler.connected(self)
         if self._proxied(self.remote[0]):
