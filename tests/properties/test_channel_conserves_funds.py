@@ -1,7 +1,7 @@
 """Two cores, any interleaving, any cut, any kill: no satoshi and no HTLC is ever lost or made.
 
-The oracle knows nothing of our states: it reads the outputs of the raw commitment transactions, and it
-counts payments by their outcomes.
+The oracle knows nothing of our states: it reads the outputs of the raw commitment transactions,
+and it counts payments by their outcomes.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from support.channels import ANCHORS, STATIC, End, opened, settle, wired
 from back.channel import commitments
 from back.channel.effects import CloseConnection, Publish
 from back.channel.events import BlockConnected, FeerateChanged
-from back.channel.model import Channel
+from back.channel.model import Channel, Fulfilled, Htlc
 from back.transactions import scripts
 from back.transactions.commitment import CommitmentTransaction
 
@@ -115,11 +115,42 @@ class Oracle:
             theirs = commitments.remote_commitment(channel, number, remote.next_point)
             self._one_number_one_content(other, number, theirs.txid)
         self._outputs_are_all_there(channel, local)
+        self._nobody_is_short(end, local)
         self._outputs_are_all_there(channel, theirs)
 
     def _one_number_one_content(self, holder: str, number: int, txid: bytes) -> None:
         """Both ends, at all times, mean the same transaction by a commitment number."""
         assert self.seen.setdefault((holder, number), txid) == txid
+
+    def _nobody_is_short(self, end: End, built: CommitmentTransaction) -> None:
+        """What we could take on chain now is between what is safely ours and what may be."""
+        is_opener = end.keys.name == "opener"
+        other = self.ends[is_opener]
+        initial = FUNDING * 1000 - PUSHED if is_opener else PUSHED
+        at_risk = sum(
+            amount_msat(o)
+            for o, what in end.outcomes.items()
+            if not {"failed", "refused"} & {*what}
+        )
+        won = sum(h.amount_msat for h in end.history if is_paid(h) and not h.offered)
+        gone = sum(h.amount_msat for h in end.history if is_paid(h) and h.offered)
+        hoped = sum(amount_msat(o) for o in other.outcomes if o[0] == "p")
+        keys = built.parameters.keys
+        script = scripts.to_local_script(
+            keys.revocation_pubkey, built.parameters.to_self_delay, keys.local_delayed_pubkey
+        )
+        transaction = Transaction.parse(built.unsigned)
+        ours = sum(
+            output.value
+            for output in transaction.vout
+            if output.script_pubkey.data == scripts.p2wsh(script)
+        )
+        if is_opener:
+            ours += FUNDING - sum(output.value for output in transaction.vout)
+            ours += 2 * ANCHOR
+        assert ours * 1000 <= initial - gone + hoped + 10 * 1_000_000 * is_opener
+        if ours:
+            assert ours * 1000 >= initial - at_risk + won - 1_000
 
     def _outputs_are_all_there(self, channel: Channel, built: CommitmentTransaction) -> None:
         transaction = Transaction.parse(built.unsigned)
@@ -137,6 +168,14 @@ class Oracle:
             base <= fee <= base + trimmed + len(built.parameters.htlcs) + 2 + 2 * 354 + 2 * ANCHOR
         )
         assert all(value >= ANCHOR for value in values)
+
+
+def amount_msat(origin: str) -> int:
+    return int(origin.split("-")[2])
+
+
+def is_paid(htlc: Htlc) -> bool:
+    return isinstance(htlc.resolution, Fulfilled)
 
 
 def run(action: object, ends: tuple[End, End], counter: list[int]) -> None:
@@ -162,7 +201,7 @@ def run(action: object, ends: tuple[End, End], counter: list[int]) -> None:
 
 
 def paid_msat(end: End) -> int:
-    return sum(int(o.split("-")[2]) for o, what in end.outcomes.items() if "fulfilled" in what)
+    return sum(amount_msat(o) for o, what in end.outcomes.items() if "fulfilled" in what)
 
 
 @given(

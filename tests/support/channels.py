@@ -110,7 +110,7 @@ class Keys:
             **chosen,
         )
 
-    def answer(self, request: Request) -> Answer:
+    def answer(self, request: Request) -> Answer:  # noqa: PLR0911 - one case each
         """Answer as the real signer would."""
         match request:
             case RevokeLocalCommitment(number=number):
@@ -397,7 +397,7 @@ def wired(ends: tuple[Channel, Channel]) -> tuple[End, End]:
 def deliver_all(*ends: End, limit: int = 200) -> None:
     """Let both ends talk until nothing is on the wire."""
     for _ in range(limit):
-        if not any([end.receive() for end in ends]):
+        if not [step for end in ends if (step := end.receive())]:
             return
     raise AssertionError("the two ends never stop talking")
 

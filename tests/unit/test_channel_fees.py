@@ -173,7 +173,7 @@ def test_an_impossible_proposal_is_refused(which: str) -> None:
 def test_offers_after_a_feerate_count_with_the_new_one() -> None:
     opener, fundee = wired(opened(push_msat=900_000_000))
     opener.do(UpdateFeerate(20_000), offered("p1", 60_000_000))
-    # 90,000 sat above the reserve would do at 1000/kw, not at 20,000/kw and the buffer of twice that.
+    # 90,000 sat above the reserve would do at 1,000/kw, not at 20,000/kw and twice that.
     assert opener.outcomes["p1"] == ["refused"]
     settle(opener, fundee)
     assert states(opener) == [(20_000, FeeState.COMMITTED)]

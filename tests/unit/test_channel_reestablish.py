@@ -45,7 +45,7 @@ def used() -> tuple[End, End]:
     return opener, fundee
 
 
-# --- nothing or something was lost ------------------------------------------------------------------
+# --- nothing or something was lost --------------------------------------------------------------
 
 
 def test_a_fresh_channel_exchanges_channel_ready_again() -> None:
@@ -233,7 +233,7 @@ def test_a_shutdown_is_sent_again() -> None:
     assert opener.channel.closing.transaction == fundee.channel.closing.transaction
 
 
-# --- somebody lost data, or lies -------------------------------------------------------------------
+# --- somebody lost data, or lies ----------------------------------------------------------------
 
 
 def test_we_lost_data_so_we_never_publish_and_ask_the_peer_to() -> None:
