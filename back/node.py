@@ -265,7 +265,8 @@ class Node:
         """
         if self.failure is None:
             self.failure = LeaseLost(shards)
-        self.fabric.silence()
+        if hasattr(self, "switchboard"):
+            self.switchboard.is_muted = True
         self.stopping.set()
 
     # --- the chain's news ------------------------------------------------------------------------

@@ -167,6 +167,8 @@ class Switchboard:
     by_peer: dict[bytes, PeerSession] = field(default_factory=dict)
     instances: dict[str, bytes] = field(default_factory=dict)
     resent: int = 0
+    is_muted: bool = False
+    """Another back owns the shards: not another word."""
     _hello: "asyncio.Task[None] | None" = None
     _opening: "set[asyncio.Task[None]]" = field(default_factory=set)
 
@@ -213,7 +215,7 @@ class Switchboard:
 
     def hello(self) -> None:
         """Publish that we own our shards and who we are."""
-        if not self.fabric.connected:
+        if self.is_muted or not self.fabric.connected:
             return
         load = self.attendant.load()
         for shard in self.shards:
@@ -385,7 +387,8 @@ class Switchboard:
         for effect in effects:
             match effect:
                 case Publish(subject=subject, payload=payload):
-                    self.fabric.publish(subject, payload)
+                    if not self.is_muted:
+                        self.fabric.publish(subject, payload)
                 case Deliver():
                     self._deliver(session, effect)
                 case Ended(reason=reason, detail=detail):
