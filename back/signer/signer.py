@@ -3,6 +3,8 @@
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, TypeVar
 
+from pydantic import SecretBytes
+
 from back.channel.opening import LocalKeys
 from back.signer import answers
 from back.signer.channel_signer import ChannelSigner
@@ -48,8 +50,9 @@ class Signer:
 
     def __init__(self, seed: bytes, coin_type: int, *, in_recovery: bool = False) -> None:
         root = root_key(seed, coin_type)
-        self._node_secret = node_secret(root)
-        self.node_id = public_key(self._node_secret)
+        secret = node_secret(root)
+        self._node_secret = SecretBytes(secret)
+        self.node_id = public_key(secret)
         self._guard = RevocationGuard(in_recovery=in_recovery)
         self._channel = lru_cache(maxsize=CACHED_CHANNELS)(partial(ChannelSigner, root))
 
@@ -75,7 +78,9 @@ class Signer:
         Raises:
             HandshakeFailed: not for us, or garbage.
         """
-        return noise.answer_responder(self._node_secret, noise.ResponderRequest(act_one))
+        return noise.answer_responder(
+            self._node_secret.get_secret_value(), noise.ResponderRequest(act_one)
+        )
 
     def answer_initiator(self, node_id: bytes, ephemeral: bytes, act_two: bytes) -> noise.KeyAnswer:
         """Do the ECDH of an outbound handshake (BOLT 8), after checking the peer's MAC.
@@ -89,7 +94,7 @@ class Signer:
             HandshakeFailed: not from that peer, or garbage.
         """
         request = noise.InitiatorRequest(node_id, ephemeral, act_two)
-        return noise.answer_initiator(self._node_secret, request)
+        return noise.answer_initiator(self._node_secret.get_secret_value(), request)
 
     def peel_onion(
         self, packet: bytes, associated_data: bytes, path_key: bytes | None = None
@@ -104,15 +109,15 @@ class Signer:
         Raises:
             InvalidOnion: carries the failure code to answer.
         """
-        return sphinx.peel(self._node_secret, packet, associated_data, path_key)
+        return sphinx.peel(self._node_secret.get_secret_value(), packet, associated_data, path_key)
 
     def sign_gossip(self, digest: bytes) -> bytes:
         """Sign with the node key: 64 bytes (BOLT 7)."""
-        return sign_compact(self._node_secret, digest)
+        return sign_compact(self._node_secret.get_secret_value(), digest)
 
     def sign_invoice(self, digest: bytes) -> bytes:
         """Sign a BOLT 11 invoice: 64 bytes and the recovery id."""
-        return sign_recoverable(self._node_secret, digest)
+        return sign_recoverable(self._node_secret.get_secret_value(), digest)
 
     def sign_channel_announcement(
         self, key_index: int, announcement: ChannelAnnouncement
