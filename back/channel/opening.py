@@ -734,6 +734,7 @@ def channel_ready_message(channel: Channel) -> ChannelReadyMessage:
         Phase.WAIT_FOR_CHANNEL_READY,
         Phase.NORMAL,
         Phase.SHUTDOWN,
+        Phase.NEGOTIATING,
     ),
     ChannelReadyMessage,
 )
