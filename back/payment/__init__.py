@@ -1,1 +1,13 @@
-"""back/payment."""
+"""Payments: our invoices and what is paid on them, and what we pay.
+
+Decisions are pure; the services around them only look up, commit and post.
+
+* :mod:`.balances` ·: what a channel can send and receive now.
+* :mod:`.receive` ·: what to do with an HTLC that ends here.
+* :mod:`.send` ·: may an invoice be paid, by which channel, with which onion, and what a failure
+  means.
+* :mod:`.hints` ·: route hints for private channels.
+* :mod:`.invoices`, :mod:`.receiver`, :mod:`.sender`: the services.
+* :mod:`.service`: :class:`~.service.Payments`, all of them behind one door, and the sink of the
+  channels' facts.
+"""

@@ -190,7 +190,7 @@ def peel(
     if not hmac.compare_digest(expected, mac):
         raise InvalidOnion("onion HMAC does not match", code=INVALID_ONION_HMAC)
     plain = _xor(payloads + bytes(size), _stream(_key(b"rho", secret), 2 * size))
-    payload, next_mac, rest = _split(plain, size)
+    payload, next_mac, rest = _split(plain, size, secret)
     if next_mac == bytes(HMAC):
         return Peeled(payload, None, secret)
     next_point = coincurve.PublicKey(point).multiply(_blinding(point, secret)).format()
@@ -206,19 +206,23 @@ def _blinded_key(private_key: bytes, path_key: bytes) -> bytes:
     return coincurve.PrivateKey(private_key).multiply(tweak).secret
 
 
-def _split(plain: bytes, size: int) -> tuple[bytes, bytes, bytes]:
+def _split(plain: bytes, size: int, secret: bytes) -> tuple[bytes, bytes, bytes]:
     """Cut the decrypted payloads into ours, the next HMAC and the rest."""
+
+    def wrong(why: str) -> InvalidOnion:
+        return InvalidOnion(why, code=INVALID_ONION_PAYLOAD, shared_secret=secret)
+
     reader = Reader(plain)
     try:
         length = BIG_SIZE.read(reader)
         if length < 2:
-            raise InvalidOnion(f"payload of {length} bytes", code=INVALID_ONION_PAYLOAD)
+            raise wrong(f"payload of {length} bytes")
         payload = reader.take(length)
         mac = reader.take(HMAC)
     except MalformedMessage as error:
-        raise InvalidOnion(f"payload: {error}", code=INVALID_ONION_PAYLOAD) from None
+        raise wrong(f"payload: {error}") from None
     if reader.left < size:
-        raise InvalidOnion("payload is longer than the onion", code=INVALID_ONION_PAYLOAD)
+        raise wrong("payload is longer than the onion")
     return payload, mac, reader.take(reader.left)
 
 
