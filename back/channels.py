@@ -107,7 +107,6 @@ class Channels:
     runners: dict[bytes, ChannelRunner] = field(default_factory=dict)
     listeners: list[PhaseListener] = field(default_factory=list)
     height: int = 0
-    _next_key_index: int = 0
     _tasks: "set[asyncio.Task[None]]" = field(default_factory=set)
     _outcomes: "dict[bytes, asyncio.Future[Channel]]" = field(default_factory=dict)
 
@@ -115,7 +114,6 @@ class Channels:
 
     async def restore(self) -> None:
         """Load every channel that is not over and let it say what must be done again."""
-        self._next_key_index = await self.store.next_key_index()
         for channel in await self.store.load_channels():
             runner = self._adopt(replace(channel, policy=self.policy))
             # A start takes back what a disconnection would: uncommitted updates, unfunded channels.
@@ -167,9 +165,7 @@ class Channels:
     # --- opening -----------------------------------------------------------------------------------
 
     def _local_keys(self) -> opening.LocalKeys:
-        index = self._next_key_index
-        self._next_key_index += 1
-        return self.signer.channel_keys(index)
+        return self.signer.channel_keys(self.signer.new_key_index())
 
     async def open(self, request: ChannelOpening) -> Channel:
         """Open a channel and return it once its funding transaction is published.

@@ -14,6 +14,7 @@ from back.channel.rules import Step, legal, moved
 from back.transactions.closing import (
     ClosingTransaction,
     build_closing,
+    closing_variants,
     closing_weight,
     is_closing_signature_valid,
 )
@@ -274,11 +275,7 @@ def _answer_without_range(
 @legal((Phase.NEGOTIATING,), ClosingSigned)
 def closing_signed(channel: Channel, message: ClosingSigned) -> Step:
     """The peer offers a fee and its signature."""
-    closing = transaction(channel, message.fee_satoshis)
-    remote = channel.parameters.remote
-    assert remote is not None  # noqa: S101 - set since accept_channel
-    if not is_closing_signature_valid(closing, remote.funding_pubkey, message.signature):
-        raise ProtocolViolation("signature of the closing transaction is not valid", bolt=CLOSING)
+    closing = _signed_by_peer(channel, message)
     fees = our_fees(channel)
     negotiation = channel.closing or ClosingNegotiation()
     answer = answer_fee(message, negotiation, fees, is_opener=channel.parameters.is_opener)
@@ -297,6 +294,16 @@ def closing_signed(channel: Channel, message: ClosingSigned) -> Step:
     )
     step = moved(_remember(channel, answer.fee_satoshis), Phase.CLOSING)
     return Step(step.channel, (*step.effects, request))
+
+
+def _signed_by_peer(channel: Channel, message: ClosingSigned) -> ClosingTransaction:
+    """Find what the peer signed: it may leave its own output out (BOLT 3)."""
+    remote = channel.parameters.remote
+    assert remote is not None  # noqa: S101 - set since accept_channel
+    for closing in closing_variants(transaction(channel, message.fee_satoshis)):
+        if is_closing_signature_valid(closing, remote.funding_pubkey, message.signature):
+            return closing
+    raise ProtocolViolation("signature of the closing transaction is not valid", bolt=CLOSING)
 
 
 @legal((Phase.CLOSING,), ClosingSigned)
