@@ -73,8 +73,8 @@ class Database:
         """
         with _translated():
             connection = self.writer.raw_connection()
+            raw = connection.driver_connection
             connection.detach()
-        raw = connection.driver_connection
         if isinstance(raw, sqlite3.Connection):
             return SqliteDriver(raw)
         if isinstance(raw, psycopg.Connection):

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 
 import structlog
-from sqlalchemy import bindparam, select
+from sqlalchemy import bindparam, literal_column, select
 
 from back.storage.database import Database
 from back.storage.driver import Call, Driver, is_refusal
@@ -29,7 +29,7 @@ _FENCE = (
     lease.update()
     .where(lease.c.shard == _SHARD)
     .where(lease.c.epoch == bindparam("e", type_=lease.c.epoch.type))
-    .where(lease.c.commit_no == _NUMBER - 1)
+    .where(lease.c.commit_no == _NUMBER - literal_column("1"))
     .values(commit_no=_NUMBER)
 )
 _LOOK = select(lease.c.epoch, lease.c.commit_no).where(lease.c.shard == _SHARD).with_for_update()

@@ -4,13 +4,13 @@ import threading
 from collections.abc import Callable
 
 import structlog
-from sqlalchemy import and_, bindparam, select
+from sqlalchemy import bindparam, literal_column, select, text
 
 from back.storage.database import Database
 from back.storage.driver import Driver
 from back.storage.lease import Lease
 from back.storage.tables import lease
-from shared.errors import LightningError, StorageUnavailable
+from shared.errors import StorageUnavailable
 
 __all__ = ["BEAT_S", "Heart"]
 
@@ -18,12 +18,7 @@ log = structlog.get_logger()
 
 BEAT_S = 0.5
 
-_MINE = and_(
-    lease.c.shard == bindparam("shard", type_=lease.c.shard.type),
-    lease.c.epoch == bindparam("epoch", type_=lease.c.epoch.type),
-)
-_BEAT = lease.update().where(_MINE).values(beat=lease.c.beat + 1)
-_READ = select(lease.c.shard).where(_MINE)
+_EPOCH = lease.c.epoch == bindparam("epoch", type_=lease.c.epoch.type)
 
 
 class Heart(threading.Thread):
@@ -54,6 +49,13 @@ class Heart(threading.Thread):
         self._on_lost = on_lost
         self._beat_s = beat_s
         self._ours = set(held.shards)
+        shards = text(", ".join(str(shard) for shard in held.shards))
+        self._mine = select(lease.c.shard).where(_EPOCH, lease.c.shard.in_(shards))
+        # One statement, so that no other thread of ours can hold it up in the middle; rows are
+        # locked in shard order as the committer locks them, so that neither waits in a circle.
+        locked = self._mine.order_by(lease.c.shard).with_for_update()
+        beat = lease.c.beat + literal_column("1")
+        self._beats = lease.update().where(lease.c.shard.in_(locked)).values(beat=beat)
         self._stopping = threading.Event()
         self._driver: Driver | None = None
 
@@ -62,7 +64,7 @@ class Heart(threading.Thread):
         while self._ours and not self._stopping.is_set():
             try:
                 self._beat()
-            except LightningError as error:
+            except Exception as error:  # noqa: BLE001 - a heart that stops would cost the lease
                 log.warning("beat_failed", error=str(error))
                 self._drop()
             self._stopping.wait(self._beat_s)
@@ -75,25 +77,23 @@ class Heart(threading.Thread):
 
     def _beat(self) -> None:
         driver = self._driver or self._connect()
-        # In shard order, as the committer locks them: two writers in one order never wait for each
-        # other in a circle.
-        rows = [{"shard": shard, "epoch": self._held.epoch} for shard in sorted(self._ours)]
+        values = {"epoch": self._held.epoch}
         try:
             driver.begin()
-            (count,) = driver.run([(str(_BEAT.compile(dialect=driver.dialect)), rows)])
-            lost = set() if count == len(rows) else self._find_lost(driver)
+            (count,) = driver.run([(str(self._beats.compile(dialect=driver.dialect)), [values])])
+            rows = []
+            if count != len(self._ours):
+                rows = driver.select(str(self._mine.compile(dialect=driver.dialect)), values)
             driver.commit()
         except Exception as error:
             raise StorageUnavailable(str(error).strip()) from error
-        if lost:
-            self._ours -= lost
-            log.error("lease_lost", shards=sorted(lost), epoch=self._held.epoch)
-            self._on_lost(tuple(sorted(lost)))
+        if count != len(self._ours):
+            self._lose(self._ours - {row[0] for row in rows})
 
-    def _find_lost(self, driver: Driver) -> set[int]:
-        sql = str(_READ.compile(dialect=driver.dialect))
-        epoch = self._held.epoch
-        return {s for s in self._ours if not driver.select(sql, {"shard": s, "epoch": epoch})}
+    def _lose(self, lost: set[int]) -> None:
+        self._ours -= lost
+        log.error("lease_lost", shards=sorted(lost), epoch=self._held.epoch)
+        self._on_lost(tuple(sorted(lost)))
 
     def _connect(self) -> Driver:
         driver = self._database.connect()

@@ -85,7 +85,7 @@ _PAID = update(
     invoices,
     _HASH,
     [invoices.c.state, invoices.c.received_msat, invoices.c.paid_at],
-    only=invoices.c.state == InvoiceState.UNPAID.value,
+    only="state = 'unpaid'",
 )
 _FORGET = delete(invoices, _HASH, rows=1)
 _RECEIVED = insert_if_absent(received_htlcs, _HASH)

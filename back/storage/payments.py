@@ -108,14 +108,14 @@ _SENT = update(
     payments,
     "id",
     [payments.c.state, payments.c.preimage, payments.c.fees_msat, payments.c.completed_at],
-    only=payments.c.state == _PENDING,
+    only="state = 'pending'",
     rows=None,
 )
 _FAILED = update(
     payments,
     "id",
     [payments.c.state, payments.c.completed_at, payments.c.failures],
-    only=payments.c.state == _PENDING,
+    only="state = 'pending'",
     rows=None,
 )
 _ADD_ATTEMPT = insert(attempts, "payment_id")
@@ -123,7 +123,7 @@ _END_ATTEMPT = update(
     attempts,
     "payment_id",
     [attempts.c.state, attempts.c.completed_at, attempts.c.failure],
-    only=attempts.c.state == _PENDING,
+    only="state = 'pending'",
     rows=None,
 )
 

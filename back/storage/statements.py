@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
-from sqlalchemy import Column, Delete, Insert, Table, Update, and_, bindparam
+from sqlalchemy import Column, Delete, Insert, Table, Update, and_, bindparam, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine.interfaces import Dialect
 
@@ -29,7 +29,7 @@ __all__ = [
 Change: TypeAlias = Insert | Update | Delete
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Statement:
     """One kind of row change.
 
@@ -47,17 +47,22 @@ class Statement:
     build: Callable[[str], Change] = field(repr=False)
     _compiled: dict[str, str] = field(default_factory=dict, repr=False)
 
+    def __repr__(self) -> str:
+        return f"Statement({self.table.name})"
+
     def write(self, **values: object) -> "Write":
         """Return this change with ``values``, one for each parameter."""
         return Write(self, values)
 
     def sql(self, dialect: Dialect) -> str:
         """Return the text for a driver; parameters are named."""
-        text = self._compiled.get(dialect.name)
-        if text is None:
-            text = str(self.build(dialect.name).compile(dialect=dialect))
-            self._compiled[dialect.name] = text
-        return text
+        sql = self._compiled.get(dialect.name)
+        if sql is None:
+            compiled = self.build(dialect.name).compile(dialect=dialect)
+            if any(value is not None for value in compiled.params.values()):
+                raise TypeError(f"a constant of {self!r} is not part of its text: {compiled}")
+            sql = self._compiled[dialect.name] = str(compiled)
+        return sql
 
 
 class Write(NamedTuple):
@@ -75,6 +80,9 @@ class Group(NamedTuple):
 
     statement: Statement
     rows: list[Mapping[str, object]]
+
+    def __repr__(self) -> str:
+        return f"Group({self.statement.table.name}, {len(self.rows)} rows)"
 
 
 def grouped(items: Iterable[Sequence[Write]]) -> list[Group]:
@@ -142,7 +150,7 @@ def update(
     columns: Sequence[Column[Any]],
     *,
     where: Sequence[Column[Any]] | None = None,
-    only: Any = None,  # noqa: ANN401 - any SQL condition
+    only: str = "",
     rows: int | None = 1,
 ) -> Statement:
     """Return an UPDATE of ``columns`` where the primary key (or ``where``) equals its parameters.
@@ -152,14 +160,14 @@ def update(
         order: see :class:`Statement`.
         columns: those to set, from parameters of their names.
         where: columns to compare with parameters of their names; the primary key by default.
-        only: a further condition on the row as it stands.
+        only: a further condition on the row as it stands, in SQL.
         rows: how many rows must match.
     """
 
     def build(_: str) -> Change:
         made = table.update().where(_matches(where or tuple(table.primary_key)))
-        if only is not None:
-            made = made.where(only)
+        if only:
+            made = made.where(text(only))
         return made.values(_binds(columns))
 
     return Statement(table, order, rows, build)
