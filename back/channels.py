@@ -1,16 +1,10 @@
 """All channels of the node: their runners, and the way their effects take into the world."""
 
-import asyncio
-import secrets
-from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
-from back.channel import machine, opening
 from back.channel.effects import (
-    Answer,
     ChannelForgotten,
     ChannelIdAssigned,
     ChannelReady,
@@ -25,7 +19,6 @@ from back.channel.effects import (
     OfferRefused,
     PhaseChanged,
     Publish,
-    Request,
     Send,
     WatchConfirmed,
     WatchSpent,
@@ -40,23 +33,16 @@ from back.channel.events import (
     FundingTransactionMade,
     TransactionConfirmed,
 )
-from back.channel.model import Channel, Phase
-from back.channel.policy import ChannelPolicy
+from back.channel.model import Channel
 from back.runner import ChannelRunner
-from back.transactions.commitment import CommitmentType
 from back.transactions.transaction import parse_transaction
 from shared.chain import Outpoint
-from shared.errors import CommandError, LightningError, ProtocolViolation
-from shared.fabric import subjects
+from shared.errors import CommandError, LightningError
 from shared.fabric.envelope import Reason
-from shared.wire import Error, OpenChannel, Warning as WarningMessage
+from shared.wire import Warning as WarningMessage
 
 if TYPE_CHECKING:
-    from back.chain.interface import Chain
-    from back.peer import Peer, Peers
-    from back.signer.signer import Signer
-    from back.storage.committer import Committer, Write
-    from back.storage.store import Store
+    from back.storage.committer import Write
 
 __all__ = ["ChannelOpening", "Channels", "PaymentSink"]
 
@@ -74,224 +60,34 @@ class PaymentSink(Protocol):
     def writes(self, channel: Channel, effect: PaymentEffect) -> "list[Write]":
         """Rows of a fact, for the commit of the step that holds it."""
 
-    def perform(self, runner: ChannelRunner, effect: PaymentEffect) -> None:
-        """The fact is durable: act on it. Never blocks, never raises."""
-
-
-@dataclass(frozen=True, slots=True)
-class ChannelOpening:
-    """What the operator asks for; see :class:`opening.Proposal`."""
-
-    node_id: bytes
-    funding_satoshis: int
-    push_msat: int = 0
-    announce: bool = False
-    commitment_type: CommitmentType | None = None
-    feerate_per_kw: int | None = None
-
-
-PhaseListener = Callable[[Channel, PhaseChanged], None]
-
-
-@dataclass(slots=True)
-class Channels:
-    """Runners by channel id, and their world."""
-
-    signer: "Signer"
-    committer: "Committer"
-    store: "Store"
-    chain: "Chain"
-    peers: "Peers"
-    policy: ChannelPolicy
-    payments: PaymentSink | None = None
-    runners: dict[bytes, ChannelRunner] = field(default_factory=dict)
-    listeners: list[PhaseListener] = field(default_factory=list)
-    height: int = 0
-    _tasks: "set[asyncio.Task[None]]" = field(default_factory=set)
-    _outcomes: "dict[bytes, asyncio.Future[Channel]]" = field(default_factory=dict)
-
-    # --- start -----------------------------------------------------------------------------------
-
-    async def restore(self) -> None:
-        """Load every channel that is not over and let it say what must be done again."""
-        for channel in await self.store.load_channels():
-            runner = self._adopt(replace(channel, policy=self.policy))
-            # A start takes back what a disconnection would: uncommitted updates, unfunded channels.
-            runner.post(Disconnected())
-            for effect in machine.resume(channel):
-                self._resume(runner, effect)
-
-    def _resume(self, runner: ChannelRunner, effect: Effect) -> None:
-        if isinstance(effect, Request):
-            raise TypeError(f"resume gave a request: {effect}")
-        self.perform(runner, effect)
-
-    def _adopt(self, channel: Channel, first: machine.Step | None = None) -> ChannelRunner:
-        runner = ChannelRunner(self, channel, is_stored=first is None, on_stop=self._stopped)
-        peer = self.peers.get(channel.parameters.node_id)
-        runner.session = peer.session
-        self.runners[channel.channel_id] = runner
-        peer.runners[channel.channel_id] = runner
-        self._spawn(runner.run(first), f"channel {channel.channel_id.hex()}")
-        return runner
-
-    def _spawn(self, coroutine: Coroutine[Any, Any, None], name: str) -> None:
-        task = asyncio.create_task(coroutine, name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def stop(self) -> None:
-        """Stop every runner after what it is doing."""
-        for runner in list(self.runners.values()):
-            runner.stop()
-        tasks = list(self._tasks)
-        if tasks:
-            _, pending = await asyncio.wait(tasks, timeout=5)
-            for task in pending:
-                task.cancel()
-
-    def _stopped(self, runner: ChannelRunner) -> None:
-        channel_id = runner.channel.channel_id
-        if self.runners.get(channel_id) is runner and runner.channel.phase is Phase.CLOSED:
-            self._remove(runner)
-
-    def _remove(self, runner: ChannelRunner) -> None:
-        channel = runner.channel
-        self.runners.pop(channel.channel_id, None)
-        peer = self.peers.get(channel.parameters.node_id)
-        peer.runners.pop(channel.channel_id, None)
-        self.peers.forget_if_idle(peer)
-
-    # --- opening -----------------------------------------------------------------------------------
-
-    def _local_keys(self) -> opening.LocalKeys:
-        return self.signer.channel_keys(self.signer.new_key_index())
-
-    async def open(self, request: ChannelOpening) -> Channel:
-        """Open a channel and return it once its funding transaction is published.
-
-        Raises:
-            CommandError: refused by us, the peer or the wallet; nothing was spent.
-        """
-        peer = self.peers.get(request.node_id)
-        if peer.session is None:
-            raise CommandError("the peer is not connected")
-        shutdown_script = await self.chain.wallet.new_script_pubkey()
-        temporary_channel_id = secrets.token_bytes(32)
-        feerate = request.feerate_per_kw or self.chain.feerates.commitment_per_kw
-        proposal = opening.Proposal(
-            node_id=request.node_id,
-            temporary_channel_id=temporary_channel_id,
-            funding_satoshis=request.funding_satoshis,
-            push_msat=request.push_msat,
-            announce=request.announce,
-            features=peer.features,
-            feerate_per_kw=feerate,
-            height=self.height,
-            local_alias=self._alias(),
-            shutdown_script=shutdown_script,
-            commitment_type=request.commitment_type,
-        )
-        step = opening.propose(proposal, self._local_keys(), self.policy)
-        outcome: asyncio.Future[Channel] = asyncio.get_running_loop().create_future()
-        self._outcomes[temporary_channel_id] = outcome
-        self._adopt(step.channel, step)
-        return await outcome
-
-    def open_received(self, peer: "Peer", message: OpenChannel) -> None:
-        """A peer proposes a channel."""
-        self._spawn(self._accept(peer, message), f"accept {message.temporary_channel_id.hex()}")
-
-    async def _accept(self, peer: "Peer", message: OpenChannel) -> None:
-        session = peer.session
-        try:
-            self._check_room(peer, message)
-            shutdown_script = await self.chain.wallet.new_script_pubkey()
-            reception = opening.Reception(
-                node_id=peer.node_id,
-                features=peer.features,
-                feerate_per_kw=self.chain.feerates.commitment_per_kw,
-                height=self.height,
-                local_alias=self._alias(),
-                shutdown_script=shutdown_script,
-            )
-            step = opening.accept(message, reception, self._local_keys(), self.policy)
-        except LightningError as error:
-            log.info("open_channel_refused", peer=peer.node_id.hex(), why=str(error))
-            peer.send(Error(channel_id=message.temporary_channel_id, data=str(error).encode()))
-            return
-        if peer.session is session and session is not None:
-            self._adopt(step.channel, step)
-
-    def _check_room(self, peer: "Peer", message: OpenChannel) -> None:
-        if message.temporary_channel_id in peer.runners:
-            raise ProtocolViolation("temporary_channel_id is in use", bolt="BOLT 2 § open_channel")
-        unfunded = sum(r.channel.phase in opening.UNFUNDED for r in peer.runners.values())
-        if unfunded >= MAX_UNFUNDED_PER_PEER:
-            raise CommandError(f"{unfunded} openings are under way already")
-        if not self.chain.is_synced:
-            raise CommandError("this node does not follow the chain at the moment")
-
-    def _alias(self) -> int:
-        """A random scid_alias in a range of heights that no block of ours will have."""
-        taken = {r.channel.local_alias for r in self.runners.values()}
-        while True:
-            alias = (0xF00000 + secrets.randbelow(0x0FFFFF)) << 40 | secrets.randbits(40)
-            if alias not in taken:
-                return alias
-
-    # --- World: signer and storage -------------------------------------------------------------
-
-    def answer(self, channel: Channel, request: Request) -> Answer:
-        """Let the signer answer one request of a step."""
-        return self.signer.answer(channel, request)
-
-    def writes(self, before: Channel | None, step: machine.Step) -> "list[Write]":
-        """Rows of the new value and of the step's facts."""
-        rows = self.store.channel_writes(before, step.channel, step.removed)
-        if self.payments is not None:
-            for effect in step.effects:
-                if isinstance(effect, PaymentEffect):
-                    rows += self.payments.writes(step.channel, effect)
-        return rows
-
-    async def commit(self, channel: Channel, writes: "list[Write]") -> None:
-        """Make it durable, fenced by the lease of the peer's shard."""
-        await self.committer.submit(subjects.shard(channel.parameters.node_id), writes)
-
-    # --- World: effects --------------------------------------------------------------------------
-
-    def perform(self, runner: ChannelRunner, effect: Effect) -> None:  # noqa: C901 - one case each
+    def perform(self, runner: ChannelRunner, effect: Effect) -> None:
         """Do one effect of a durable step."""
-        match effect:
-            case Send(message=message):
-                runner.send(message)
-            case HtlcOffered() | HtlcReceived() | HtlcFulfilled() | HtlcFailed() | OfferRefused():
-                if self.payments is not None:
-                    self.payments.perform(runner, effect)
-            case CloseConnection(warning=warning):
-                self._close_connection(runner, warning)
-            case MakeFundingTransaction():
-                self._spawn(self._fund(runner, effect), "fund")
-            case FreeFunding(transaction=transaction):
-                self._spawn(self.chain.wallet.rollback(transaction), "free funding")
-            case Publish(transaction=transaction, what=what):
-                self._published(runner, what)
-                self.chain.publish(transaction, what)
-            case WatchConfirmed():
-                self._watch_confirmed(runner, effect)
-            case WatchSpent(outpoint=outpoint, script_pubkey=script, since_height=since):
-                self._watch_spent(runner, outpoint, script, since)
-            case ChannelIdAssigned():
-                self._renamed(runner, effect)
-            case PhaseChanged():
-                self._phase_changed(runner, effect)
-            case ChannelReady():
-                log.info("channel_ready", channel=effect.channel_id.hex())
-            case ChannelForgotten(reason=reason):
-                self._forgotten(runner, reason)
-            case _:
-                raise TypeError(f"{type(effect).__name__} cannot be performed")
+        if isinstance(effect, PaymentEffect):
+            if self.payments is not None:
+                self.payments.perform(runner, effect)
+            return
+        deed = self._deeds.get(type(effect))
+        if deed is None:
+            raise TypeError(f"{type(effect).__name__} cannot be performed")
+        deed(runner, effect)
+
+    def __post_init__(self) -> None:
+        """Declare once what is done for each effect."""
+        self._deeds = {
+            Send: lambda runner, e: runner.send(e.message),
+            CloseConnection: lambda runner, e: self._close_connection(runner, e.warning),
+            MakeFundingTransaction: lambda runner, e: self._spawn(self._fund(runner, e), "fund"),
+            FreeFunding: lambda _, e: self._spawn(
+                self.chain.wallet.rollback(e.transaction), "free funding"
+            ),
+            Publish: self._publish,
+            WatchConfirmed: self._watch_confirmed,
+            WatchSpent: self._watch_spent,
+            ChannelIdAssigned: self._renamed,
+            PhaseChanged: self._phase_changed,
+            ChannelReady: lambda _, e: log.info("channel_ready", channel=e.channel_id.hex()),
+            ChannelForgotten: lambda runner, e: self._forgotten(runner, e.reason),
+        }
 
     def _close_connection(self, runner: ChannelRunner, warning: str) -> None:
         if runner.session is None:
@@ -308,8 +104,9 @@ class Channels:
             return
         runner.post(FundingTransactionMade(funding.transaction, funding.output_index))
 
-    def _published(self, runner: ChannelRunner, what: str) -> None:
-        if what != "funding":
+    def _publish(self, runner: ChannelRunner, effect: Publish) -> None:
+        self.chain.publish(effect.transaction, effect.what)
+        if effect.what != "funding":
             return
         outcome = self._outcomes.pop(runner.channel.parameters.temporary_channel_id, None)
         if outcome is not None and not outcome.done():
@@ -326,13 +123,11 @@ class Channels:
             watch.txid, watch.script_pubkey, watch.depth, watch.since_height, told
         )
 
-    def _watch_spent(
-        self, runner: ChannelRunner, outpoint: Outpoint, script: bytes, since_height: int
-    ) -> None:
+    def _watch_spent(self, runner: ChannelRunner, watch: WatchSpent) -> None:
         def told(transaction: bytes, height: int | None) -> None:
             runner.post(FundingSpent(transaction, height))
 
-        self.chain.watch_spent(outpoint, script, since_height, told)
+        self.chain.watch_spent(watch.outpoint, watch.script_pubkey, watch.since_height, told)
 
     def _renamed(self, runner: ChannelRunner, effect: ChannelIdAssigned) -> None:
         peer = self.peers.get(runner.channel.parameters.node_id)
@@ -360,7 +155,7 @@ class Channels:
         self._remove(runner)
         runner.stop()
 
-    # --- the world's news, for all --------------------------------------------------------------
+    # --- the world's news, for all -------------------------------------------------------------
 
     def block_connected(self, height: int) -> None:
         """Tell every channel."""

@@ -26,7 +26,7 @@ CALLS = {
     "connect": "Connect to a peer: --uri nodeid@host:port, or --nodeId.",
     "disconnect": "Disconnect a peer: --nodeId.",
     "peers": "Known peers.",
-    "open": "Open a channel: --nodeId --fundingSatoshis [--pushMsat --channelType --announceChannel].",
+    "open": "Open a channel: --nodeId --fundingSatoshis [--pushMsat --announceChannel …].",
     "close": "Close cooperatively: --channelId [--scriptPubKey --preferredFeerateSatByte …].",
     "forceclose": "Publish our commitment: --channelId.",
     "channels": "All channels: [--nodeId].",

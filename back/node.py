@@ -65,7 +65,7 @@ INIT_FEATURES = FeatureSet.of(
 """What our `init` offers: each bit has its behaviour (BOLT 9)."""
 
 FRONT_SILENT_S = 2.5
-"""A front without a heartbeat for so long is taken as dead; its peers are reached through others."""
+"""A front without a heartbeat for so long is dead; its peers are reached through others."""
 
 
 @dataclass(slots=True)
@@ -98,7 +98,7 @@ class Front:
 
 @dataclass(slots=True)
 class Node:
-    """A running back; made by :func:`start`. It is the switchboard's attendant and peers' steward."""
+    """A running back: the switchboard's attendant and the peers' steward."""
 
     settings: BackSettings
     signer: Signer
@@ -120,7 +120,7 @@ class Node:
     _load: Load = field(default_factory=Load)
     _tasks: "set[asyncio.Task[None]]" = field(default_factory=set)
 
-    # --- life ------------------------------------------------------------------------------------
+    # --- life ----------------------------------------------------------------------------------
 
     @classmethod
     def make(cls, settings: BackSettings) -> "Node":
@@ -232,7 +232,7 @@ class Node:
 
     async def _free_locks(self) -> None:
         """Free inputs that a crash left locked for a funding transaction that no channel has."""
-        while not self.chain.is_synced:
+        while not self.chain.is_synced:  # noqa: ASYNC110 - the chain has no such event
             await asyncio.sleep(0.2)
         keep = self.channels.funding_inputs()
         with contextlib.suppress(BackendError):
@@ -269,7 +269,7 @@ class Node:
             self.switchboard.is_muted = True
         self.stopping.set()
 
-    # --- the chain's news ------------------------------------------------------------------------
+    # --- the chain's news ----------------------------------------------------------------------
 
     def _chain_told(self, event: ChainEvent) -> None:
         match event:
@@ -282,7 +282,7 @@ class Node:
             case _:
                 pass
 
-    # --- attendant of the switchboard ------------------------------------------------------------
+    # --- attendant of the switchboard ----------------------------------------------------------
 
     async def admit(self, peer: bytes) -> tuple[str, bool]:
         """Let a peer in, once a commit has shown that we still own its shard."""
@@ -357,7 +357,7 @@ class Node:
         if hasattr(self, "channels") and hasattr(self, "switchboard"):
             self.metrics.refresh(self)
 
-    # --- steward of peers --------------------------------------------------------------------------
+    # --- steward of peers ----------------------------------------------------------------------
 
     def open_received(self, peer: "Peer", message: "OpenChannel") -> None:
         """A peer proposes a channel."""

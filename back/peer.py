@@ -119,7 +119,7 @@ class Peers:
         if peer.session is None and not peer.runners and not peer.waiters:
             self.known.pop(peer.node_id, None)
 
-    # --- from the switchboard --------------------------------------------------------------------
+    # --- from the switchboard ------------------------------------------------------------------
 
     def connected(self, session: "PeerSession", connected: Connected) -> None:
         """A new connection: every channel of the peer hears of it."""
@@ -220,7 +220,7 @@ class Peers:
         else:
             peer.warn_and_close(channel_id, f"{message.NAME} for an unknown channel")
 
-    # --- reaching out ------------------------------------------------------------------------------
+    # --- reaching out --------------------------------------------------------------------------
 
     def reached(self, peer: Peer, address: str) -> None:
         """Remember an address that worked."""

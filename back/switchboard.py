@@ -206,7 +206,7 @@ class Switchboard:
             if session.timer is not None:
                 session.timer.cancel()
 
-    # --- hello -----------------------------------------------------------------------------------
+    # --- hello ---------------------------------------------------------------------------------
 
     async def _say_hello(self) -> None:
         while True:
@@ -234,7 +234,7 @@ class Switchboard:
         )
         self.fabric.publish(subjects.GRAPH_SELF, node.to_bytes())
 
-    # --- open and resume ---------------------------------------------------------------------------
+    # --- open and resume -----------------------------------------------------------------------
 
     def _open_requested(self, received: "Received") -> None:
         task = asyncio.create_task(self._open(received))
@@ -327,7 +327,7 @@ class Switchboard:
         answer = ResumeReply(shard=request.shard, epoch=self.identity.epoch, sessions=tuple(known))
         self.fabric.respond(received, answer.to_bytes())
 
-    # --- what arrives -----------------------------------------------------------------------------
+    # --- what arrives --------------------------------------------------------------------------
 
     def _inbound(self, received: "Received") -> None:
         try:
@@ -380,7 +380,7 @@ class Switchboard:
                     session.reset(Reason.PEER_CLOSED, "the front was started anew")
         self.attendant.front_alive(alive)
 
-    # --- effects ------------------------------------------------------------------------------------
+    # --- effects -------------------------------------------------------------------------------
 
     def run(self, session: PeerSession, effects: list[Effect]) -> None:
         """Do what a session's core says, in order."""

@@ -1,6 +1,6 @@
 """The chains Squall speaks for, and what points into one.
 
-Hashes and txids are in internal byte order, as in BOLT messages; RPC and explorers show them reversed.
+Hashes and txids are in internal byte order, as in BOLT messages; RPC shows them reversed.
 """
 
 from dataclasses import dataclass
