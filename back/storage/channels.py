@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from sqlalchemy import Connection, Table, bindparam, case, or_, select
+from sqlalchemy import Connection, Table, or_, select
 
 from back.channel.model import Channel, Htlc, HtlcKey, Phase
 from back.channel.policy import ChannelPolicy
@@ -30,14 +30,13 @@ from back.storage.channel_rows import (
     state_columns,
     unrevoked_columns,
 )
-from back.storage.statements import Change, Statement, Write, delete, insert, update, upsert
+from back.storage.statements import Write, delete, insert, update, upsert
 from back.storage.tables import (
     blocks,
     channel_states,
     channels,
     htlcs,
     local_commitments,
-    node,
     settled_htlcs,
     shachains,
     unrevoked_commitments,
@@ -50,20 +49,12 @@ __all__ = [
     "channel_writes",
     "load_channels",
     "load_closed_channels",
-    "next_key_index",
     "remote_commitment_htlcs",
 ]
 
 _KEY = "key_index"
 
 
-def _raise_next_key_index(_: str) -> Change:
-    new = bindparam("new", type_=node.c.next_key_index.type)
-    higher = case((node.c.next_key_index < new, new), else_=node.c.next_key_index)
-    return node.update().values(next_key_index=higher)
-
-
-_NEXT_KEY_INDEX = Statement(node, "new", 1, _raise_next_key_index)
 _INSERT_CHANNEL = insert(channels, _KEY)
 _UPDATE_CHANNEL = update(
     channels,
@@ -119,7 +110,7 @@ def channel_writes(
     """Return what must be written so that the stored ``before`` becomes ``after``.
 
     Nothing, if only what is not stored changed. A channel that is over and never had money leaves
-    no row; its key index stays used.
+    no row.
 
     Args:
         before: as stored; None: nothing is.
@@ -160,11 +151,11 @@ def _identity_writes(before: Channel | None, after: Channel) -> list[Write]:
     values = identity_columns(after)
     if before is not None:
         return [Write(_UPDATE_CHANNEL, values)]
-    node_id = after.parameters.node_id
-    return [
-        _NEXT_KEY_INDEX.write(new=after.parameters.key_index + 1),
-        _INSERT_CHANNEL.write(node_id=node_id, shard=shard_of(node_id), **values),
-    ]
+    parameters = after.parameters
+    values["node_id"] = parameters.node_id
+    values["shard"] = shard_of(parameters.node_id)
+    values["created_height"] = parameters.created_height
+    return [Write(_INSERT_CHANNEL, values)]
 
 
 def _state_writes(before: Channel | None, after: Channel) -> list[Write]:
@@ -218,11 +209,6 @@ def _htlc_writes(before: Channel | None, after: Channel) -> list[Write]:
 # --- from rows to values --------------------------------------------------------------------------
 
 
-def next_key_index(connection: Connection) -> int:
-    """Return the lowest key index that no stored channel ever had."""
-    return int(connection.execute(select(node.c.next_key_index)).scalar_one())
-
-
 def load_channels(
     connection: Connection, shards: Sequence[int], policy: ChannelPolicy
 ) -> list[Channel]:
@@ -242,13 +228,12 @@ def load_closed_channels(
     keys = (
         select(channels.c.key_index)
         .where(channels.c.is_over)
-        .order_by(channels.c.key_index.desc())
+        .order_by(channels.c.created_height.desc(), channels.c.key_index)
         .limit(limit)
         .offset(skip)
     )
     found = connection.execute(keys).scalars().all()
-    loaded = _load(connection, channels.c.key_index.in_(found), policy)
-    return loaded[::-1]
+    return _load(connection, channels.c.key_index.in_(found), policy)
 
 
 def _load(connection: Connection, wanted: Any, policy: ChannelPolicy) -> list[Channel]:  # noqa: ANN401 - any SQL condition
@@ -261,7 +246,8 @@ def _load(connection: Connection, wanted: Any, policy: ChannelPolicy) -> list[Ch
     pending = _by_key(connection, htlcs, wanted)
     secrets = _by_key(connection, shachains, wanted)
     loaded = []
-    for row in connection.execute(select(channels).where(wanted).order_by(channels.c.key_index)):
+    newest_first = (channels.c.created_height.desc(), channels.c.key_index)
+    for row in connection.execute(select(channels).where(wanted).order_by(*newest_first)):
         key = row.key_index
         (state,) = states[key]
         values = read_identity(row) | read_state(state)

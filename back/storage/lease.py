@@ -205,7 +205,6 @@ def _claim_node(connection: Connection, claimant: Claimant, unix_s: int) -> None
                 node_id=claimant.node_id,
                 chain=claimant.chain,
                 created_at=unix_s,
-                next_key_index=0,
             )
         )
     elif row.chain != claimant.chain:

@@ -123,10 +123,6 @@ class Store:
         with self.database.snapshot() as connection:
             return query(connection)
 
-    async def next_key_index(self) -> int:
-        """Return the lowest key index that no stored channel ever had."""
-        return await self.read(channels.next_key_index)
-
     async def load_channels(self) -> list[Channel]:
         """Return every channel of our shards that is not over, as stored and offline."""
         shards = self.lease.shards

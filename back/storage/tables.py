@@ -3,7 +3,8 @@
 Conventions: hashes, keys and encoded messages are bytes; amounts are integers in the unit that the
 column's name says; times are unix seconds; short channel ids are 8 bytes big-endian (aliases do not
 fit a signed 64-bit column, and bytes sort the same). A channel is known by ``key_index``, the
-number under which the signer made its keys: it never changes and is never used twice.
+number under which the signer made its keys, drawn at random: it never changes and is never used
+twice.
 
 Sized for 5,000 channels and ten million old payments: what grows with every HTLC is written once
 under the primary key that its one query needs; what changes at every step of a channel is small.
@@ -72,7 +73,6 @@ node = Table(
     Column("node_id", LargeBinary, nullable=False),
     Column("chain", Text, nullable=False),
     Column("created_at", Int64, nullable=False),
-    Column("next_key_index", Int64, nullable=False),
     CheckConstraint("id = 1", name="one_row"),
 )
 """One row: the node and network that this database belongs to."""
@@ -139,6 +139,7 @@ channels = Table(
     Column("is_over", Boolean, nullable=False),
     Column("parameters", Text, nullable=False),
     Column("details", Text, nullable=False),
+    Column("created_height", Integer, nullable=False),
     UniqueConstraint("node_id", "channel_id"),
 )
 """What a channel is and what changes a few times in its life (JSON).

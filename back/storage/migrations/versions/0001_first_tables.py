@@ -61,6 +61,7 @@ def upgrade() -> None:
         sa.Column("is_over", sa.Boolean(), nullable=False),
         sa.Column("parameters", sa.Text(), nullable=False),
         sa.Column("details", sa.Text(), nullable=False),
+        sa.Column("created_height", sa.Integer(), nullable=False),
         sa.PrimaryKeyConstraint("key_index", name=op.f("pk_channels")),
         sa.UniqueConstraint("node_id", "channel_id", name=op.f("uq_channels_node_id_channel_id")),
     )
@@ -138,7 +139,6 @@ def upgrade() -> None:
         sa.Column("node_id", sa.LargeBinary(), nullable=False),
         sa.Column("chain", sa.Text(), nullable=False),
         sa.Column("created_at", Int64, nullable=False),
-        sa.Column("next_key_index", Int64, nullable=False),
         sa.CheckConstraint("id = 1", name=op.f("ck_node_one_row")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_node")),
     )
