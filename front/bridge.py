@@ -59,12 +59,10 @@ class PeerRules:
     Attributes:
         timing: of pings.
         init_timeout_s: for both inits after BOLT 8.
-        relay_unknown_odd: types of unknown odd messages that the owner wants to see.
     """
 
     timing: "Timing"
     init_timeout_s: float
-    relay_unknown_odd: frozenset[int] = frozenset()
 
 
 class Bridge:
@@ -102,6 +100,7 @@ class Bridge:
         self._loop = asyncio.get_running_loop()
         self.owners = Owners(self.now())
         self._newest_epoch = 0
+        self._restored: set[int] = set()
         self._peers: dict[bytes, Peer] = {}
         self._shards: dict[int, set[Peer]] = {}
         self._emptied = asyncio.Event()
@@ -236,7 +235,8 @@ class Bridge:
         except FabricError as error:
             self.not_understood(received.subject, error)
             return
-        if self.owners.is_restored(hello):
+        if self.owners.is_restored(hello) and hello.epoch not in self._restored:
+            self._restored.add(hello.epoch)
             log.error("owner_database_is_older", shard=hello.shard, owner=hello.owner)
         if self.owners.heard(hello, self.now()):
             if hello.epoch > self._newest_epoch:

@@ -150,7 +150,7 @@ class Arrival:
         if refusal is not None:
             self._outcome = refusal.value
             self._metrics.refused.labels(refusal.value).inc()
-            log.info("connection_refused", address=stream.remote[0], why=refusal.value)
+            log.debug("connection_refused", address=stream.remote[0], why=refusal.value)
         return refusal is None
 
     def authenticated(self, stream: Stream) -> None:
@@ -179,7 +179,7 @@ class Arrival:
     def failed(self, stream: Stream, error: Exception) -> None:
         """The handshake failed."""
         self._settle(reason_of(error))
-        log.info("handshake_failed", address=stream.remote[0], why=str(error))
+        log.debug("handshake_failed", address=stream.remote[0], why=str(error))
 
     def lost(self, stream: Stream) -> None:
         """The peer left in the middle."""
@@ -195,7 +195,7 @@ class Arrival:
     def _too_slow(self) -> None:
         self._settle("timeout")
         if self._stream is not None:
-            log.info("handshake_too_slow", address=self._stream.remote[0])
+            log.debug("handshake_too_slow", address=self._stream.remote[0])
             self._stream.abort()
 
     def _settle(self, outcome: str) -> None:

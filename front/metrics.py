@@ -22,7 +22,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.connections = self._gauge("connections", "TCP connections with peers.")
+        self.connections = self._gauge("connections", "TCP connections that peers made.")
         self.peers = self._gauge("peers", "Peers that finished BOLT 8 and init.")
         self.sessions = self._gauge("sessions", "Sessions with owners, ending ones included.")
         self.handshakes = self._counter("handshakes", "BOLT 8 handshakes.", "result", "reason")

@@ -55,9 +55,7 @@ class FrontProcess:
         self.metrics = Metrics()
         self.draining = False
         key, node_id = _key(settings, fabric)
-        rules = PeerRules(
-            settings.timing, settings.init_timeout_s, frozenset(settings.relay_unknown_odd)
-        )
+        rules = PeerRules(settings.timing, settings.init_timeout_s)
         self.bridge = Bridge(fabric, settings.name, node_id, rules, self.metrics)
         admission = Admission(settings.limits)
         proxies = settings.proxy_sources if settings.proxy_protocol else ()

@@ -110,8 +110,6 @@ class FrontSettings(FabricSettings):
     socks_for_all: bool = False
     """Dial every peer through the proxy, so that no address of ours is shown."""
 
-    relay_unknown_odd: Annotated[tuple[int, ...], NoDecode, Listed] = ()
-    """Types of unknown odd messages that are passed to the back instead of ignored."""
     drain_timeout_s: Annotated[float, Field(gt=0)] = 5.0
     """How long a stopping front waits for its owners to hear of every end."""
 
@@ -137,13 +135,6 @@ class FrontSettings(FabricSettings):
         if node_id is not None and (len(node_id) != 33 or node_id[0] not in {2, 3}):
             raise ValueError("a node id is 33 bytes in hex and starts with 02 or 03")
         return node_id
-
-    @field_validator("relay_unknown_odd")
-    @classmethod
-    def _are_odd(cls, types: tuple[int, ...]) -> tuple[int, ...]:
-        if even := [number for number in types if number % 2 == 0 or not 0 < number < 1 << 16]:
-            raise ValueError(f"{even} are no odd message types")
-        return types
 
     @model_validator(mode="after")
     def _is_consistent(self) -> "FrontSettings":

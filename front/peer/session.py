@@ -131,6 +131,12 @@ class Peer:
     def _ask_owner(self) -> None:
         if self._asking is None or self._asking.done():
             self._asking = asyncio.get_running_loop().create_task(self._open())
+            self._asking.add_done_callback(self._asked)
+
+    def _asked(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._log.error("open_failed", exc_info=error)
+            self._end(Reason.INVALID, "the session could not be opened")
 
     async def _open(self) -> None:
         """Ask until an owner answers or the connection ends."""

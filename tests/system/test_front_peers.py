@@ -13,6 +13,7 @@ from shared.fabric.envelope import Direction, Reason
 from shared.features import FeatureSet
 from shared.wire import (
     AnnouncementSignatures,
+    ChannelReady,
     ChannelUpdate,
     Error,
     GossipTimestampFilter,
@@ -344,3 +345,35 @@ async def test_counts_what_it_does():
         assert c.counted("messages_total", direction="in") == 2
         assert c.counted("messages_total", direction="out") == 1
         assert c.counted("bytes_total", direction="in") > 100
+
+
+async def test_a_peer_that_reads_late_gets_everything_and_until_then_the_owner_keeps_it():
+    async with cluster() as c:
+        c.back.has_channels = True
+        async with c.connected() as (peer, session):
+            blobs = [
+                PeerStorageRetrieval(blob=number.to_bytes(2, "big") * 32765)
+                for number in range(300)
+            ]
+            session.send(*blobs)
+            (held,) = c.front.bridge.peers
+            await eventually(lambda: not held._stream._writable)
+            await peer.send(fee(253))
+            assert await session.next() == fee(253)
+            acked = session.core._outgoing.acked
+            assert acked < len(blobs)
+            assert [await peer.expect(PeerStorageRetrieval) for _ in blobs] == blobs
+
+
+async def test_a_peer_gets_its_rights_with_its_first_channel():
+    point = ANNOUNCEMENT.node_id
+    async with cluster() as c, c.connected() as (peer, session):
+        session.send(ChannelReady(channel_id=CHANNEL, second_per_commitment_point=point))
+        await peer.expect(ChannelReady)
+        await peer.send(UPDATE)
+        assert await session.next() == UPDATE
+        # More than the narrow window may be under way: the acks of the owner never arrive.
+        c.broker.lose = lambda subject, _: subject.startswith("ln.out.")
+        sent = [fee(number) for number in range(253, 353)]
+        await peer.send(*sent)
+        assert [await session.next() for _ in sent] == sent

@@ -65,7 +65,6 @@ def test_lists_are_separated_by_commas(load):
         ({"node_id": "02aa"}, "NODE_ID"),
         ({"node_id": "zz"}, "NODE_ID"),
         ({"max_handshakes": "0"}, "MAX_HANDSHAKES"),
-        ({"relay_unknown_odd": "33000"}, "RELAY_UNKNOWN_ODD"),
         ({"proxy_protocol": "true"}, "proxy_sources"),
         ({"proxy_sources": "10.0.0.0/8"}, "proxy_protocol is off"),
         ({"key_provider": "env"}, "needs node_key"),
