@@ -119,7 +119,7 @@ class Cluster:
         if self.nats is None:
             raise CommandError("the broker is not started")
         return {
-            f"{prefix}NATS_URLS": json.dumps([self.nats.url]),
+            f"{prefix}NATS_URLS": self.nats.url,
             f"{prefix}TLS_CA": str(self.certificates / "ca.pem"),
             f"{prefix}TLS_CERT": str(self.certificates / f"{role}.pem"),
             f"{prefix}TLS_KEY": str(self.certificates / f"{role}.key"),
@@ -170,7 +170,7 @@ class Cluster:
             {
                 **self.fabric_environment("SQUALL_FRONT_", "front"),
                 "SQUALL_FRONT_NAME": name,
-                "SQUALL_FRONT_LISTEN": json.dumps([f"127.0.0.1:{port}"]),
+                "SQUALL_FRONT_LISTEN": f"127.0.0.1:{port}",
                 "SQUALL_FRONT_METRICS_LISTEN": f"127.0.0.1:{metrics_port}",
                 **self.front_settings,
             },
