@@ -234,7 +234,8 @@ def _accept_channel(channel: Channel, message: AcceptChannel) -> Step:
 
 
 def _failed(channel: Channel, error: PeerError) -> Step:
-    reason = str(error)
+    # Peers print only what is pure ASCII (BOLT 1 § error).
+    reason = str(error).replace(" § ", " ").encode("ascii", "replace").decode()
     if error.action is Action.WARN:
         warning = WarningMessage(
             channel_id=channel.channel_id, data=reason.encode()[:MAX_REASON_BYTES]

@@ -619,11 +619,12 @@ def funding_signed(channel: Channel, message: FundingSigned) -> Step:
     """Opener: we can get our money back, so the funding transaction may be published."""
     funded = _with_first_signature(channel, message.signature, SIGNED)
     assert funded.funding is not None  # noqa: S101 - set in funding_made
-    funded = replace(funded, funding=replace(funded.funding, is_published=True))
+    funding = replace(funded.funding, is_published=True)
+    funded = replace(funded, funding=funding)
     return moved(
         funded,
         Phase.WAIT_FOR_FUNDING_CONFIRMED,
-        Publish(funded.funding.transaction, "funding"),
+        Publish(funding.transaction, "funding"),
         *watches(funded),
     )
 
@@ -693,7 +694,7 @@ def funding_confirmed(channel: Channel, event: FundingConfirmed) -> Step:
         funding=replace(
             funding,
             confirmed_height=event.height,
-            short_channel_id=int(scid),
+            short_channel_id=scid.pack(),
             transaction=event.transaction,
             is_published=True,
         ),

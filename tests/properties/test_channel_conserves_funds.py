@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from embit.transaction import Transaction
 from hypothesis import given, settings, strategies as st
-from support.channels import ANCHORS, STATIC, End, opened, settle, wired
+from support.channels import ANCHORS, STATIC, End, opened, opened_by_messages, settle, wired
 
 from back.channel import commitments
 from back.channel.effects import CloseConnection, Publish
@@ -206,11 +206,14 @@ def paid_msat(end: End) -> int:
 
 @given(
     st.sampled_from([STATIC, ANCHORS]),
+    st.booleans(),
     st.lists(actions, min_size=5, max_size=60),
 )
 @settings(max_examples=80, deadline=None)
-def test_any_interleaving_any_cut_any_kill(kind: object, story: list[object]) -> None:
-    ends = wired(opened(kind, push_msat=PUSHED))
+def test_any_interleaving_any_cut_any_kill(
+    kind: object, is_opened_by_messages: bool, story: list[object]
+) -> None:
+    ends = opened_by_messages(kind) if is_opened_by_messages else wired(opened(kind))
     Oracle(*ends)
     counter = [0]
     for action in story:
