@@ -189,6 +189,8 @@ EARLY = frozenset({"channel_ready", "announcement_signatures", "channel_update"}
 
 def _received(channel: Channel, event: Received) -> Step:
     message = event.message
+    if channel.phase is Phase.CLOSED:
+        return Step(channel)
     if isinstance(message, Error):
         return _error_received(channel, message)
     if channel.sent_error is not None or channel.link is Link.OFFLINE:
@@ -221,8 +223,20 @@ def _error_received(channel: Channel, message: Error) -> Step:
     early = opening.failed_early(channel, reason)
     if early is not None:
         return early
+    if _has_nothing_at_stake(channel):
+        return opening.forget_unconfirmed(channel)
     channel = replace(channel, received_error=encode(message))
     return onchain.publish_local(channel, reason)
+
+
+def _has_nothing_at_stake(channel: Channel) -> bool:
+    """Fundee: the opener gave up, as it does where our funding_signed was lost (BOLT 2)."""
+    return (
+        channel.phase is Phase.WAIT_FOR_FUNDING_CONFIRMED
+        and not channel.parameters.is_opener
+        and channel.local_msat == 0
+        and not channel.is_channel_ready_received
+    )
 
 
 @legal((Phase.WAIT_FOR_ACCEPT_CHANNEL,), AcceptChannel)

@@ -786,9 +786,13 @@ def failed_early(channel: Channel, reason: str) -> Step | None:
 
 def is_fundee_out_of_patience(channel: Channel, height: int) -> bool:
     """Whether a fundee may forget a channel whose funding never showed (BOLT 2: 2016 blocks)."""
+    funding = channel.funding
     return (
         not channel.parameters.is_opener
-        and channel.phase is Phase.WAIT_FOR_FUNDING_CONFIRMED
+        and channel.phase in {Phase.WAIT_FOR_FUNDING_CONFIRMED, Phase.CLOSING}
+        and funding is not None
+        and funding.confirmed_height is None
+        and funding.spent_by is None
         and height - channel.parameters.created_height > FUNDEE_PATIENCE_BLOCKS
     )
 

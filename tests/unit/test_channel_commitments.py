@@ -403,6 +403,22 @@ def test_an_error_of_the_peer_is_stored_and_publishes_our_commitment() -> None:
     assert not opener.sent
 
 
+@pytest.mark.parametrize(("local_msat", "phase"), [(0, Phase.CLOSED), (1, Phase.CLOSING)])
+def test_a_fundee_without_a_stake_forgets_what_the_opener_gave_up(
+    local_msat: int, phase: Phase
+) -> None:
+    _, fundee = wired(opened())
+    fundee.channel = replace(
+        fundee.channel,
+        phase=Phase.WAIT_FOR_FUNDING_CONFIRMED,
+        local_msat=local_msat,
+        is_channel_ready_received=False,
+    )
+    fundee.do(Received(Error(channel_id=fundee.channel.channel_id, data=b"unknown channel")))
+    assert fundee.channel.phase is phase
+    assert bool(fundee.took(Publish)) == (phase is Phase.CLOSING)
+
+
 def test_a_message_that_is_not_legal_now_costs_the_connection() -> None:
     opener, _ = wired(opened())
     opener.do(Received(Stfu(channel_id=opener.channel.channel_id, initiator=1)))
