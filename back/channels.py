@@ -1,10 +1,16 @@
 """All channels of the node: their runners, and the way their effects take into the world."""
 
-from typing import TYPE_CHECKING, Protocol
+import asyncio
+import secrets
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
 
+from back.channel import machine, opening
 from back.channel.effects import (
+    Answer,
     ChannelForgotten,
     ChannelIdAssigned,
     ChannelReady,
@@ -19,6 +25,7 @@ from back.channel.effects import (
     OfferRefused,
     PhaseChanged,
     Publish,
+    Request,
     Send,
     WatchConfirmed,
     WatchSpent,
@@ -33,16 +40,23 @@ from back.channel.events import (
     FundingTransactionMade,
     TransactionConfirmed,
 )
-from back.channel.model import Channel
+from back.channel.model import Channel, Phase
+from back.channel.policy import ChannelPolicy
 from back.runner import ChannelRunner
+from back.transactions.commitment import CommitmentType
 from back.transactions.transaction import parse_transaction
 from shared.chain import Outpoint
-from shared.errors import CommandError, LightningError
+from shared.errors import CommandError, LightningError, ProtocolViolation
+from shared.fabric import subjects
 from shared.fabric.envelope import Reason
-from shared.wire import Warning as WarningMessage
+from shared.wire import Error, OpenChannel, Warning as WarningMessage
 
 if TYPE_CHECKING:
-    from back.storage.committer import Write
+    from back.chain.interface import Chain
+    from back.peer import Peer, Peers
+    from back.signer.signer import Signer
+    from back.storage.committer import Committer, Write
+    from back.storage.store import Store
 
 __all__ = ["ChannelOpening", "Channels", "PaymentSink"]
 
@@ -59,6 +73,194 @@ class PaymentSink(Protocol):
 
     def writes(self, channel: Channel, effect: PaymentEffect) -> "list[Write]":
         """Rows of a fact, for the commit of the step that holds it."""
+
+    def perform(self, runner: ChannelRunner, effect: PaymentEffect) -> None:
+        """The fact is durable: act on it. Never blocks, never raises."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelOpening:
+    """What the operator asks for; see :class:`opening.Proposal`."""
+
+    node_id: bytes
+    funding_satoshis: int
+    push_msat: int = 0
+    announce: bool = False
+    commitment_type: CommitmentType | None = None
+    feerate_per_kw: int | None = None
+
+
+PhaseListener = Callable[[Channel, PhaseChanged], None]
+
+
+@dataclass(slots=True)
+class Channels:
+    """Runners by channel id, and their world."""
+
+    signer: "Signer"
+    committer: "Committer"
+    store: "Store"
+    chain: "Chain"
+    peers: "Peers"
+    policy: ChannelPolicy
+    payments: PaymentSink | None = None
+    runners: dict[bytes, ChannelRunner] = field(default_factory=dict)
+    listeners: list[PhaseListener] = field(default_factory=list)
+    height: int = 0
+    _tasks: "set[asyncio.Task[None]]" = field(default_factory=set)
+    _outcomes: "dict[bytes, asyncio.Future[Channel]]" = field(default_factory=dict)
+    _deeds: dict[type[Effect], Callable[[ChannelRunner, Any], None]] = field(init=False)
+
+    # --- start ---------------------------------------------------------------------------------
+
+    async def restore(self) -> None:
+        """Load every channel that is not over and let it say what must be done again."""
+        for channel in await self.store.load_channels():
+            runner = self._adopt(replace(channel, policy=self.policy))
+            # A start takes back what a disconnection would: uncommitted updates, unfunded channels.
+            runner.post(Disconnected())
+            for effect in machine.resume(channel):
+                self._resume(runner, effect)
+
+    def _resume(self, runner: ChannelRunner, effect: Effect) -> None:
+        if isinstance(effect, Request):
+            raise TypeError(f"resume gave a request: {effect}")
+        self.perform(runner, effect)
+
+    def _adopt(self, channel: Channel, first: machine.Step | None = None) -> ChannelRunner:
+        runner = ChannelRunner(self, channel, is_stored=first is None, on_stop=self._stopped)
+        peer = self.peers.get(channel.parameters.node_id)
+        runner.session = peer.session
+        self.runners[channel.channel_id] = runner
+        peer.runners[channel.channel_id] = runner
+        self._spawn(runner.run(first), f"channel {channel.channel_id.hex()}")
+        return runner
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None], name: str) -> None:
+        task = asyncio.create_task(coroutine, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def stop(self) -> None:
+        """Stop every runner after what it is doing."""
+        for runner in list(self.runners.values()):
+            runner.stop()
+        tasks = list(self._tasks)
+        if tasks:
+            _, pending = await asyncio.wait(tasks, timeout=5)
+            for task in pending:
+                task.cancel()
+
+    def _stopped(self, runner: ChannelRunner) -> None:
+        channel_id = runner.channel.channel_id
+        if self.runners.get(channel_id) is runner and runner.channel.phase is Phase.CLOSED:
+            self._remove(runner)
+
+    def _remove(self, runner: ChannelRunner) -> None:
+        channel = runner.channel
+        self.runners.pop(channel.channel_id, None)
+        peer = self.peers.get(channel.parameters.node_id)
+        peer.runners.pop(channel.channel_id, None)
+        self.peers.forget_if_idle(peer)
+
+    # --- opening -------------------------------------------------------------------------------
+
+    def _local_keys(self) -> opening.LocalKeys:
+        return self.signer.channel_keys(self.signer.new_key_index())
+
+    async def open(self, request: ChannelOpening) -> Channel:
+        """Open a channel and return it once its funding transaction is published.
+
+        Raises:
+            CommandError: refused by us, the peer or the wallet; nothing was spent.
+        """
+        peer = self.peers.get(request.node_id)
+        if peer.session is None:
+            raise CommandError("the peer is not connected")
+        shutdown_script = await self.chain.wallet.new_script_pubkey()
+        temporary_channel_id = secrets.token_bytes(32)
+        feerate = request.feerate_per_kw or self.chain.feerates.commitment_per_kw
+        proposal = opening.Proposal(
+            node_id=request.node_id,
+            temporary_channel_id=temporary_channel_id,
+            funding_satoshis=request.funding_satoshis,
+            push_msat=request.push_msat,
+            announce=request.announce,
+            features=peer.features,
+            feerate_per_kw=feerate,
+            height=self.height,
+            local_alias=self._alias(),
+            shutdown_script=shutdown_script,
+            commitment_type=request.commitment_type,
+        )
+        step = opening.propose(proposal, self._local_keys(), self.policy)
+        outcome: asyncio.Future[Channel] = asyncio.get_running_loop().create_future()
+        self._outcomes[temporary_channel_id] = outcome
+        self._adopt(step.channel, step)
+        return await outcome
+
+    def open_received(self, peer: "Peer", message: OpenChannel) -> None:
+        """A peer proposes a channel."""
+        self._spawn(self._accept(peer, message), f"accept {message.temporary_channel_id.hex()}")
+
+    async def _accept(self, peer: "Peer", message: OpenChannel) -> None:
+        session = peer.session
+        try:
+            self._check_room(peer, message)
+            shutdown_script = await self.chain.wallet.new_script_pubkey()
+            reception = opening.Reception(
+                node_id=peer.node_id,
+                features=peer.features,
+                feerate_per_kw=self.chain.feerates.commitment_per_kw,
+                height=self.height,
+                local_alias=self._alias(),
+                shutdown_script=shutdown_script,
+            )
+            step = opening.accept(message, reception, self._local_keys(), self.policy)
+        except LightningError as error:
+            log.info("open_channel_refused", peer=peer.node_id.hex(), why=str(error))
+            peer.send(Error(channel_id=message.temporary_channel_id, data=str(error).encode()))
+            return
+        if peer.session is session and session is not None:
+            self._adopt(step.channel, step)
+
+    def _check_room(self, peer: "Peer", message: OpenChannel) -> None:
+        if message.temporary_channel_id in peer.runners:
+            raise ProtocolViolation("temporary_channel_id is in use", bolt="BOLT 2 § open_channel")
+        unfunded = sum(r.channel.phase in opening.UNFUNDED for r in peer.runners.values())
+        if unfunded >= MAX_UNFUNDED_PER_PEER:
+            raise CommandError(f"{unfunded} openings are under way already")
+        if not self.chain.is_synced:
+            raise CommandError("this node does not follow the chain at the moment")
+
+    def _alias(self) -> int:
+        """A random scid_alias in a range of heights that no block of ours will have."""
+        taken = {r.channel.local_alias for r in self.runners.values()}
+        while True:
+            alias = (0xF00000 + secrets.randbelow(0x0FFFFF)) << 40 | secrets.randbits(40)
+            if alias not in taken:
+                return alias
+
+    # --- World: signer and storage -------------------------------------------------------------
+
+    def answer(self, channel: Channel, request: Request) -> Answer:
+        """Let the signer answer one request of a step."""
+        return self.signer.answer(channel, request)
+
+    def writes(self, before: Channel | None, step: machine.Step) -> "list[Write]":
+        """Rows of the new value and of the step's facts."""
+        rows = self.store.channel_writes(before, step.channel, step.removed)
+        if self.payments is not None:
+            for effect in step.effects:
+                if isinstance(effect, PaymentEffect):
+                    rows += self.payments.writes(step.channel, effect)
+        return rows
+
+    async def commit(self, channel: Channel, writes: "list[Write]") -> None:
+        """Make it durable, fenced by the lease of the peer's shard."""
+        await self.committer.submit(subjects.shard(channel.parameters.node_id), writes)
+
+    # --- World: effects ------------------------------------------------------------------------
 
     def perform(self, runner: ChannelRunner, effect: Effect) -> None:
         """Do one effect of a durable step."""

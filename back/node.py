@@ -260,9 +260,7 @@ class Node:
         task.add_done_callback(self._tasks.discard)
 
     def _shards_lost(self, shards: tuple[int, ...]) -> None:
-        """Another back owns them: not another word. The process ends; its supervisor restarts it
-        as a standby.
-        """
+        """Another back owns them: not another word; the process ends, to come back as a standby."""
         if self.failure is None:
             self.failure = LeaseLost(shards)
         if hasattr(self, "switchboard"):
