@@ -100,10 +100,10 @@ def parse_transaction(raw: bytes) -> Transaction:
         MalformedMessage: not one transaction.
     """
     try:
-        stream = BytesIO(raw)
-        parsed = EmbitTransaction.read_from(stream)
-        if stream.read(1):
-            raise ValueError("bytes follow the transaction")
+        parsed = EmbitTransaction.read_from(BytesIO(raw))
+        # embit reads what is cut short or not minimally encoded; its own bytes tell.
+        if parsed.serialize() != raw:
+            raise ValueError("not the bytes of one whole transaction")
     except Exception as error:
         # embit lets IndexError, TypeError and its own errors out on bad input.
         raise MalformedMessage(f"not a transaction: {error}", bolt="BIP 141") from error
