@@ -392,3 +392,9 @@ async def _close(nc: Client) -> None:
     closing: Coroutine[Any, Any, None] = nc.close()
     with contextlib.suppress(Exception):
         await asyncio.wait_for(closing, CLOSE_TIMEOUT_S)
+    # A peer that does not answer the TLS goodbye would hold the socket for half a minute.
+    stream = nc._transport  # noqa: SLF001
+    for name in ("_io_writer", "_bare_io_writer"):
+        if (writer := getattr(stream, name, None)) is not None:
+            writer.transport.abort()
+    await asyncio.sleep(0)
