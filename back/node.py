@@ -30,14 +30,14 @@ from back.storage import blocks, peers as stored_peers
 from back.storage.store import NODE_SHARD, Store
 from back.switchboard import Identity, Switchboard
 from shared.chain import MAINNET
-from shared.errors import BackendError, CommandError, LeaseLost
+from shared.errors import BackendError, ChainRefused, CommandError, LeaseLost
 from shared.fabric import subjects
 from shared.fabric.client import FabricClient
 from shared.fabric.requests import Alive, Load
 from shared.features import Feature, FeatureSet
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Coroutine, Sequence
 
     from back.peer import Peer
     from back.switchboard import PeerSession
@@ -69,22 +69,21 @@ FRONT_SILENT_S = 2.5
 
 
 @dataclass(slots=True)
-class TipStore:
-    """Where the chain keeps the last processed block: see `back.chain.interface.TipStore`."""
+class StoredBlocks:
+    """Where the chain keeps the last processed blocks: see `back.chain.interface.BlockStore`."""
 
     store: Store
 
-    async def load_tip(self) -> BlockRef | None:
-        """Return it; None in a new database."""
-        known = await self.store.read(lambda c: blocks.last_blocks(c, 1))
-        return BlockRef(known[0].height, known[0].block_hash) if known else None
+    async def load_blocks(self) -> list[BlockRef]:
+        """Return them, oldest first; none in a new database."""
+        known = await self.store.read(blocks.last_blocks)
+        return [BlockRef(block.height, block.block_hash) for block in reversed(known)]
 
-    async def save_tip(self, block: BlockRef) -> None:
-        """Keep it, and forget any above it."""
-        writes = [
-            *blocks.disconnected(block.height + 1),
-            *blocks.connected(blocks.Block(block.height, block.hash)),
-        ]
+    async def store_blocks(self, fork_height: int, connected: "Sequence[BlockRef]") -> None:
+        """Forget blocks above ``fork_height``, then add ``connected``."""
+        writes = blocks.disconnected(fork_height + 1)
+        for block in connected:
+            writes += blocks.connected(blocks.Block(block.height, block.hash))
         await self.store.committer.submit(NODE_SHARD, writes)
 
 
@@ -190,7 +189,7 @@ class Node:
             zmq_tx=settings.bitcoind_zmq_tx,
             poll_interval_s=settings.bitcoind_poll_s,
         )
-        self.chain = BitcoindChain(chain_settings, settings.network, TipStore(self.store))
+        self.chain = BitcoindChain(chain_settings, settings.network, StoredBlocks(self.store))
 
     async def _start_channels(self) -> None:
         self.channels = Channels(
@@ -208,8 +207,23 @@ class Node:
         await self.payments.start()
         await self.channels.restore()
         await self._restore_addresses()
-        await self.chain.start()
+        # A bitcoind that is away keeps channels from nothing but opening and closing.
+        self._spawn(self._follow_chain(), "chain")
         self._spawn(self._free_locks(), "free locks")
+
+    async def _follow_chain(self) -> None:
+        try:
+            await self.chain.run()
+        except* ChainRefused as refused:
+            self._fail(refused.exceptions[0])
+        except* LeaseLost as lost:
+            self._fail(lost.exceptions[0])
+
+    def _fail(self, error: Exception) -> None:
+        """End the process, saying why."""
+        if self.failure is None:
+            self.failure = error
+        self.stopping.set()
 
     async def _restore_addresses(self) -> None:
         node_ids = list(self.peers.known)
@@ -245,9 +259,12 @@ class Node:
             task.cancel()
         if self._api is not None:
             await self._api.stop()
-        for part in ("peers", "switchboard", "channels", "payments", "chain", "store"):
+        for part in ("peers", "switchboard", "channels", "payments"):
             if (running := getattr(self, part, None)) is not None:
-                await (running.close() if part == "store" else running.stop())
+                await running.stop()
+        for part in ("chain", "store"):
+            if (opened := getattr(self, part, None)) is not None:
+                await opened.close()
         self.handshakes.stop()
         await self.fabric.stop()
         if self._metrics_server is not None:
@@ -261,11 +278,9 @@ class Node:
 
     def _shards_lost(self, shards: tuple[int, ...]) -> None:
         """Another back owns them: not another word; the process ends, to come back as a standby."""
-        if self.failure is None:
-            self.failure = LeaseLost(shards)
         if hasattr(self, "switchboard"):
             self.switchboard.is_muted = True
-        self.stopping.set()
+        self._fail(LeaseLost(shards))
 
     # --- the chain's news ----------------------------------------------------------------------
 
