@@ -119,7 +119,7 @@ class Channels:
             runner = self._adopt(replace(channel, policy=self.policy))
             # A start takes back what a disconnection would: uncommitted updates, unfunded channels.
             runner.post(Disconnected())
-            for effect in machine.resume(channel):
+            for effect in machine.resume(runner.channel):
                 self._resume(runner, effect)
 
     def _resume(self, runner: ChannelRunner, effect: Effect) -> None:
