@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 
-from shared.fabric.envelope import Direction
+from shared.fabric.envelope import Connected, Direction
+from shared.fabric.requests import OpenRequest
+from shared.wire import Init
 
 __all__ = ["Introduction"]
 
@@ -28,3 +30,29 @@ class Introduction:
     made_at: float
     dial_id: bytes | None = None
     act_one: bytes | None = None
+
+    def open_request(self, front: str, instance: bytes, peer: bytes, now: float) -> OpenRequest:
+        """Return the question whether this peer may come in."""
+        return OpenRequest(
+            session=self.session,
+            front=front,
+            instance=instance,
+            peer=peer,
+            node_id=self.node_id,
+            direction=self.direction,
+            address=self.address,
+            made_ms=max(0, int((now - self.made_at) * 1000)),
+            dial_id=self.dial_id,
+            act_one=self.act_one,
+        )
+
+    def connected(self, front: str, ours: Init, theirs: Init) -> Connected:
+        """Return the session's first message."""
+        return Connected(
+            front=front,
+            direction=self.direction,
+            address=self.address,
+            our_init=ours,
+            their_init=theirs,
+            dial_id=self.dial_id,
+        )

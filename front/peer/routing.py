@@ -35,6 +35,8 @@ class Route(Enum):
 
     OWNER = auto()
     """Numbered in the session."""
+    UPDATE = auto()
+    """The same, within a budget: most channel_updates are gossip."""
     PING = auto()
     PONG = auto()
     QUERY = auto()
@@ -65,7 +67,7 @@ def route(message: Message, *, has_channels: bool) -> Route:
     if (known := _ROUTES.get(type(message))) is not None:
         return known
     if isinstance(message, ChannelUpdate):
-        return Route.OWNER if has_channels else Route.DROP
+        return Route.UPDATE if has_channels else Route.DROP
     return Route.OWNER if message.TYPE < _FIRST_GOSSIP_TYPE else Route.DROP
 
 

@@ -30,7 +30,7 @@ from shared.errors import (
     PeerError,
     ProtocolViolation,
 )
-from shared.fabric.envelope import Connected, Direction, Envelope, Reason, decode_message
+from shared.fabric.envelope import Direction, Envelope, Reason, decode_message
 from shared.fabric.requests import OpenReply, OpenRequest
 from shared.fabric.session import Deliver, Effect, Ended, FrontSession, Publish
 from shared.fabric.subjects import shard
@@ -55,6 +55,10 @@ __all__ = ["Peer"]
 
 _BOLT = "BOLT 1"
 _ALL_CHANNELS = bytes(32)
+UPDATES_PER_S, UPDATE_BURST = 2.0, 100.0
+"""How many channel_updates of one peer reach its owner; the rest is dropped, as gossip may be."""
+WARNINGS_PER_S, WARNING_BURST = 0.2, 5.0
+"""How often a peer is told of what does not end its connection."""
 _WARNED = frozenset({Reason.PROTOCOL, Reason.OVER_WINDOW, Reason.REFUSED})
 """Ends whose cause the peer is told in a `warning`."""
 
@@ -85,6 +89,7 @@ class Peer:
         "_stream",
         "_theirs",
         "_timer",
+        "_updates",
         "_warnings",
         "_written",
         "node_id",
@@ -113,6 +118,7 @@ class Peer:
         self._theirs: Init | None = None
         self._has_channels = self._over = False
         self._delivered = self._written = self._resent = 0
+        self._updates: TokenBucket | None = None
         self._warnings: TokenBucket | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._asking: asyncio.Task[None] | None = None
@@ -154,19 +160,8 @@ class Peer:
             await self._bridge.owner_or_later(self.shard, attempt)
 
     def _open_request(self) -> OpenRequest:
-        made = self._introduction
-        return OpenRequest(
-            session=self.session.id,
-            front=self._bridge.name,
-            instance=self._bridge.instance,
-            peer=self.node_id,
-            node_id=made.node_id,
-            direction=made.direction,
-            address=made.address,
-            made_ms=max(0, int((self._bridge.now() - made.made_at) * 1000)),
-            dial_id=made.dial_id,
-            act_one=made.act_one,
-        )
+        bridge, made = self._bridge, self._introduction
+        return made.open_request(bridge.name, bridge.instance, self.node_id, bridge.now())
 
     def _answered(self, reply: OpenReply) -> bool:
         """Take the owner's answer; False if it is another session's or a former owner's."""
@@ -212,14 +207,7 @@ class Peer:
         made = self._introduction
         self._log.info("peer_connected", address=made.address, direction=made.direction.value)
         self._log.debug("features_negotiated", features=sorted(f.name for f in features))
-        connected = Connected(
-            front=self._bridge.name,
-            direction=made.direction,
-            address=made.address,
-            our_init=self._ours,
-            their_init=self._theirs,
-            dial_id=made.dial_id,
-        )
+        connected = made.connected(self._bridge.name, self._ours, self._theirs)
         now = self._bridge.now()
         self._run(self.session.send("connected", None, connected.to_bytes(), 0, now))
 
@@ -276,6 +264,8 @@ class Peer:
         match route(message, has_channels=self._has_channels):
             case Route.OWNER:
                 self._pass_on(message, len(data))
+            case Route.UPDATE:
+                self._pass_on_update(message, len(data))
             case Route.PING if isinstance(message, Ping):
                 self._reply(self._keepalive.ping_received(message, self._bridge.now()))
             case Route.PONG if isinstance(message, Pong):
@@ -300,6 +290,17 @@ class Peer:
         now = self._bridge.now()
         body = to_json(message)
         self._run(self.session.send(message.NAME, channel_of(message), body, size, now))
+
+    def _pass_on_update(self, message: Message, size: int) -> None:
+        """A channel_update may be of its channel with us, or gossip that nobody asked for."""
+        now = self._bridge.now()
+        if self._updates is None:
+            self._updates = TokenBucket(UPDATES_PER_S, UPDATE_BURST, now)
+        if self._updates.take(now):
+            self._pass_on(message, size)
+        else:
+            self.session.dropped()
+            self._bridge.metrics.dropped.labels("gossip_budget").inc()
 
     def _reply(self, message: Message | None) -> None:
         """Answer on this front's own account; the peer has to read what it asks for."""
@@ -402,7 +403,7 @@ class Peer:
             return
         now = self._bridge.now()
         if self._warnings is None:
-            self._warnings = TokenBucket(0.2, 5.0, now)
+            self._warnings = TokenBucket(WARNINGS_PER_S, WARNING_BURST, now)
         if self._warnings.take(now):
             self._warn(text)
 

@@ -9,12 +9,13 @@ from support.front_cluster import Cluster, cluster
 from support.front_in_test import eventually
 from support.lightning_peer import FEATURES, LightningPeer, PeerClosed, node_id_of
 
-from shared.chain import MAINNET
+from shared.chain import MAINNET, REGTEST
 from shared.crypto.noise import initiate
 from shared.fabric import subjects
 from shared.fabric.envelope import Reason
 from shared.features import FeatureSet
 from shared.wire import (
+    ChannelUpdate,
     FundingCreated,
     Init,
     OpenChannel,
@@ -28,6 +29,19 @@ from shared.wire import (
 CHANNEL = bytes(range(32))
 BOLT_8 = "BOLT 8 § Handshake Exchange"
 FEE = UpdateFee(channel_id=CHANNEL, feerate_per_kw=253)
+UPDATE = ChannelUpdate(
+    signature=bytes(64),
+    chain_hash=REGTEST.chain_hash,
+    short_channel_id=1,
+    timestamp=1,
+    message_flags=1,
+    channel_flags=0,
+    cltv_expiry_delta=144,
+    htlc_minimum_msat=1,
+    fee_base_msat=1,
+    fee_proportional_millionths=1,
+    htlc_maximum_msat=1,
+)
 
 
 async def opened(c: Cluster) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -466,6 +480,21 @@ async def test_a_bad_announcement_costs_a_warning_and_not_the_connection():
         await peer.send_bytes((257).to_bytes(2, "big") + bytes(300))
         await peer.send(FEE)
         assert await session.next() == FEE
+
+
+async def test_gossip_dumped_on_us_is_dropped_over_budget_and_does_not_stop_the_channel(
+    monkeypatch,
+):
+    monkeypatch.setattr("front.peer.session.UPDATE_BURST", 3)
+    async with cluster() as c:
+        c.back.has_channels = True
+        async with c.connected() as (peer, session):
+            await peer.send(*[UPDATE] * 50, FEE)
+            assert [await session.next() for _ in range(4)] == [UPDATE] * 3 + [FEE]
+            assert c.counted("dropped_total", reason="gossip_budget") == 47
+            await c.back.stop()
+            await c.another_back()
+            assert await peer.expect_closed() == []
 
 
 async def test_more_than_the_owner_takes_for_five_seconds_ends_the_session():

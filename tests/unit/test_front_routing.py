@@ -44,7 +44,7 @@ def test_every_message_goes_where_the_architecture_says(model):
 
 
 def test_a_channel_update_goes_to_the_owner_only_from_a_peer_with_channels():
-    assert route(blank(ChannelUpdate), has_channels=True) is Route.OWNER
+    assert route(blank(ChannelUpdate), has_channels=True) is Route.UPDATE
     assert route(blank(ChannelUpdate), has_channels=False) is Route.DROP
 
 
