@@ -140,7 +140,11 @@ def _explain(error: ValidationError, prefix: str, config: Path | None) -> str:
 
 
 def reference(classes: Iterable[type[Settings]]) -> str:
-    """Return docs/configuration.md: one table per class, from the fields and their docstrings."""
+    """Return docs/configuration.md: one table per class, from the fields and their docstrings.
+
+    Raises:
+        ValueError: a field has no docstring.
+    """
     lines = [
         "# Configuration",
         "",
@@ -160,7 +164,9 @@ def reference(classes: Iterable[type[Settings]]) -> str:
 
 
 def _row(prefix: str, name: str, field: FieldInfo) -> str:
-    meaning = " ".join((field.description or "").split()).replace("``", "`")
+    if not field.description:
+        raise ValueError(f"{prefix}{name.upper()} has no docstring")
+    meaning = " ".join(field.description.split()).replace("``", "`")
     cells = (f"`{prefix}{name.upper()}`", _type(field.annotation), _default(field), meaning)
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
