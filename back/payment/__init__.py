@@ -7,7 +7,7 @@ Decisions are pure; the services around them only look up, commit and post.
 * :mod:`.send` ·: may an invoice be paid, by which channel, with which onion, and what a failure
   means.
 * :mod:`.hints` ·: route hints for private channels.
-* :mod:`.invoices`, :mod:`.receiver`, :mod:`.sender`: the services.
+* :mod:`.invoices`, :mod:`.receiver`, :mod:`.sender`, :mod:`.sending`: the services.
 * :mod:`.service`: :class:`~.service.Payments`, all of them behind one door, and the sink of the
   channels' facts.
 """

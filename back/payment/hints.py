@@ -1,4 +1,4 @@
-"""Route hints in our invoices (BOLT 11 field `r`): the last hop, for nodes that cannot see it. Pure."""
+"""Route hints in our invoices (BOLT 11 field `r`): the last hop, which others cannot see. Pure."""
 
 from collections.abc import Iterable
 from functools import lru_cache

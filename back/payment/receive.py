@@ -123,35 +123,39 @@ def decide(
         return Malformed(INVALID_ONION_BLINDING)
     try:
         payload = decode_payload(peeled.payload)
-    except InvalidOnion:
-        return Fail(encode_failure("invalid_onion_payload", type=0, offset=0))
-    if wrong := _payload_failure(htlc, payload):
-        return Fail(wrong)
-    if not peeled.is_final:
-        if payload.short_channel_id is None:
-            return Fail(encode_failure("invalid_onion_payload", type=6, offset=0))
-        # Nothing is forwarded yet, so there is no next peer that we know.
-        return Fail(encode_failure("unknown_next_peer"))
+    except InvalidOnion as error:
+        return unreadable(error)
+    wrong = _payload_failure(htlc, payload, is_final=peeled.is_final)
+    return Fail(wrong) if wrong else _final(htlc, payload, key_index, standing, now)
+
+
+def _final(
+    htlc: Htlc, payload: Payload, key_index: int, standing: Standing | None, now: Now
+) -> Decision:
     if standing is not None and (key_index, htlc.id) in standing.paid_by:
         # Decided before a restart, and the decision did not reach the channel.
         return Fulfil(standing.preimage)
     if standing is None or not _is_what_we_asked_for(htlc, payload, standing, now):
         details = {"htlc_msat": htlc.amount_msat, "height": now.height}
         return Fail(encode_failure("incorrect_or_unknown_payment_details", **details))
-    if wrong := _tampering_failure(htlc, payload):
-        return Fail(wrong)
-    return Fulfil(standing.preimage)
+    wrong = _tampering_failure(htlc, payload)
+    return Fail(wrong) if wrong else Fulfil(standing.preimage)
 
 
-def _payload_failure(htlc: Htlc, payload: Payload) -> bytes:
-    """Say what makes a payload invalid wherever it stands in the route; empty if nothing."""
+def _payload_failure(htlc: Htlc, payload: Payload, *, is_final: bool) -> bytes:
+    """Say what keeps a payload from being one for us; empty if nothing."""
     if payload.current_path_key is not None or payload.encrypted_recipient_data is not None:
         digest = sha256(htlc.onion_routing_packet).digest()
         return encode_failure("invalid_onion_blinding", sha256_of_onion=digest)
     for number, value in ((2, payload.amt_to_forward), (4, payload.outgoing_cltv_value)):
         if value is None:
             return encode_failure("invalid_onion_payload", type=number, offset=0)
-    return b""
+    if is_final:
+        return b""
+    if payload.short_channel_id is None:
+        return encode_failure("invalid_onion_payload", type=6, offset=0)
+    # Nothing is forwarded yet, so there is no next peer that we know.
+    return encode_failure("unknown_next_peer")
 
 
 def _is_what_we_asked_for(htlc: Htlc, payload: Payload, standing: Standing, now: Now) -> bool:
