@@ -11,9 +11,9 @@ import os
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Self, get_args
+from typing import Annotated, Any, Self, get_args, get_origin
 
-from pydantic import BeforeValidator, SecretStr, ValidationError, model_validator
+from pydantic import BeforeValidator, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -171,20 +171,31 @@ def _row(prefix: str, name: str, field: FieldInfo) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
+_TYPE_NAMES = {
+    "str": "text",
+    "bool": "true or false",
+    "int": "integer",
+    "float": "number",
+    "bytes": "hex",
+    "SecretStr": "secret",
+    "IPv4Network": "network",
+    "IPv6Network": "network",
+}
+
+
 def _type(annotation: object) -> str:
     """Name a type for people."""
+    if get_origin(annotation) is Annotated:
+        return _type(get_args(annotation)[0])
     arguments = [a for a in get_args(annotation) if a is not type(None) and a is not Ellipsis]
     if arguments and all(isinstance(a, str) for a in arguments):
         return ", ".join(f"`{a}`" for a in arguments)
-    if getattr(annotation, "__origin__", None) is tuple:
+    if get_origin(annotation) is tuple:
         return f"list of {_type(arguments[0])}"
     if arguments:
         return " or ".join(dict.fromkeys(map(_type, arguments)))
-    if annotation is SecretStr:
-        return "secret"
-    return {"str": "text", "bool": "true or false", "int": "integer", "float": "number"}.get(
-        name := getattr(annotation, "__name__", str(annotation)), name.lower()
-    )
+    name = getattr(annotation, "__name__", str(annotation))
+    return _TYPE_NAMES.get(name, name.lower())
 
 
 def _default(field: FieldInfo) -> str:
