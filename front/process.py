@@ -58,8 +58,9 @@ class FrontProcess:
         rules = PeerRules(settings.timing, settings.init_timeout_s)
         self.bridge = Bridge(fabric, settings.name, node_id, rules, self.metrics)
         admission = Admission(settings.limits)
-        proxies = settings.proxy_sources if settings.proxy_protocol else ()
-        self.listener = Listener(self.bridge, key, admission, settings.handshake_timeout_s, proxies)
+        self.listener = Listener(
+            self.bridge, key, admission, settings.handshake_timeout_s, settings.proxies
+        )
         dial_rules = DialRules(
             connect_timeout_s=settings.dial_timeout_s,
             handshake_timeout_s=settings.handshake_timeout_s,

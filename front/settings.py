@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_validator
-from pydantic_settings import NoDecode, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
 from front.admission import Limits, Network
 from front.transport.keepalive import Timing
-from shared.settings import FabricSettings, Listed, TextList
+from shared.settings import FabricSettings, TextList
 
 __all__ = ["FrontSettings", "host_port"]
 
@@ -31,19 +31,12 @@ def host_port(text: str) -> tuple[str, int]:
     return match[1] or match[2], int(match[3])
 
 
-def _network(value: object) -> object:
-    return ip_network(value) if isinstance(value, str) else value
-
-
 def _node_id(value: object) -> object:
     return bytes.fromhex(value) if isinstance(value, str) else value
 
 
 def _own_name() -> str:
     return _NOT_TOKEN.sub("-", socket.gethostname())[:64] or "front"
-
-
-Networks = Annotated[tuple[Annotated[Network, BeforeValidator(_network)], ...], NoDecode, Listed]
 
 
 class FrontSettings(FabricSettings):
@@ -58,6 +51,7 @@ class FrontSettings(FabricSettings):
     metrics_listen: str = "127.0.0.1:9091"
     """Where `/metrics` and `/health` are served; ``none`` for nowhere."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    """How much is logged."""
 
     node_id: Annotated[bytes | None, BeforeValidator(_node_id)] = None
     """Our node id in hex; without it the front waits for the back's (``ln.graph.self``)."""
@@ -72,7 +66,7 @@ class FrontSettings(FabricSettings):
 
     proxy_protocol: bool = False
     """Expect a PROXY protocol v2 header from ``proxy_sources``."""
-    proxy_sources: Networks = ()
+    proxy_sources: TextList = ()
     """Load balancers: networks that must send a PROXY header; all others may not."""
 
     max_connections: Annotated[int, Field(ge=1)] = 12_000
@@ -85,7 +79,7 @@ class FrontSettings(FabricSettings):
     """New connections a second of one address, in the long run."""
     handshake_burst_per_address: Annotated[float, Field(ge=1)] = 32.0
     """New connections of one address at once."""
-    unlimited_sources: Networks = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
+    unlimited_sources: TextList = ("127.0.0.0/8", "::1/128")
     """Networks to which the limits per address do not apply (a Tor daemon, a balancer)."""
 
     handshake_timeout_s: Annotated[float, Field(gt=0)] = 10.0
@@ -129,6 +123,13 @@ class FrontSettings(FabricSettings):
             host_port(address)
         return address
 
+    @field_validator("proxy_sources", "unlimited_sources")
+    @classmethod
+    def _are_networks(cls, sources: tuple[str, ...]) -> tuple[str, ...]:
+        for source in sources:
+            ip_network(source)
+        return sources
+
     @field_validator("node_id")
     @classmethod
     def _is_point(cls, node_id: bytes | None) -> bytes | None:
@@ -161,8 +162,13 @@ class FrontSettings(FabricSettings):
             per_address=self.max_connections_per_address,
             rate_per_address=self.handshakes_per_address_per_s,
             burst_per_address=self.handshake_burst_per_address,
-            exempt=self.unlimited_sources,
+            exempt=tuple(map(ip_network, self.unlimited_sources)),
         )
+
+    @property
+    def proxies(self) -> tuple[Network, ...]:
+        """Whose connections start with a PROXY header."""
+        return tuple(map(ip_network, self.proxy_sources))
 
     @property
     def timing(self) -> Timing:

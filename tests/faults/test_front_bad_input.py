@@ -2,7 +2,6 @@
 
 import asyncio
 import secrets
-from ipaddress import ip_network
 
 import pytest
 from support.front_cluster import Cluster, cluster
@@ -236,7 +235,7 @@ def proxied(source: str) -> bytes:
     return b"\r\n\r\n\x00\r\nQUIT\n\x21\x11" + len(body).to_bytes(2, "big") + body
 
 
-BEHIND_PROXY = {"proxy_protocol": True, "proxy_sources": (ip_network("127.0.0.0/8"),)}
+BEHIND_PROXY = {"proxy_protocol": True, "proxy_sources": ("127.0.0.0/8",)}
 
 
 async def test_behind_a_proxy_the_peer_has_the_address_that_the_proxy_says():
@@ -265,7 +264,7 @@ async def test_a_trusted_proxy_has_to_say_who_it_brings():
 
 
 async def test_an_untrusted_source_cannot_claim_an_address():
-    elsewhere = BEHIND_PROXY | {"proxy_sources": (ip_network("192.0.2.0/24"),)}
+    elsewhere = BEHIND_PROXY | {"proxy_sources": ("192.0.2.0/24",)}
     async with cluster(**elsewhere) as c:
         with pytest.raises(PeerClosed):
             await c.peer(before=proxied("8.8.8.8"))

@@ -52,7 +52,7 @@ def test_lists_are_separated_by_commas(load):
         proxy_sources="10.0.0.0/8, 192.0.2.1",
     )
     assert settings.listen == ("127.0.0.1:9735", "[::1]:9736")
-    assert settings.proxy_sources == (ip_network("10.0.0.0/8"), ip_network("192.0.2.1/32"))
+    assert settings.proxies == (ip_network("10.0.0.0/8"), ip_network("192.0.2.1/32"))
 
 
 @pytest.mark.parametrize(
@@ -64,6 +64,8 @@ def test_lists_are_separated_by_commas(load):
         ({"name": "a.b"}, "NAME"),
         ({"node_id": "02aa"}, "NODE_ID"),
         ({"node_id": "zz"}, "NODE_ID"),
+        ({"unlimited_sources": "everywhere"}, "UNLIMITED_SOURCES"),
+        ({"unlimited_sources": "10.0.0.1/8"}, "host bits set"),
         ({"max_handshakes": "0"}, "MAX_HANDSHAKES"),
         ({"proxy_protocol": "true"}, "proxy_sources"),
         ({"proxy_sources": "10.0.0.0/8"}, "proxy_protocol is off"),
