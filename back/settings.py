@@ -43,7 +43,7 @@ class BackSettings(FabricSettings):
     """Bitcoin network. Mainnet is refused until this version can claim and punish on chain."""
     alias: Annotated[str, Field(max_length=32)] = "squall"
     """The node's name for others, at most 32 bytes of UTF-8."""
-    color: Annotated[str, Field(pattern=r"\A#[0-9a-fA-F]{6}\Z")] = "#1f4e79"
+    color: Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")] = "#1f4e79"
     """The node's color for others."""
     public_addresses: TextList = ()
     """Where peers reach the fronts, ``host:port``: shown by `getinfo`."""
@@ -54,6 +54,7 @@ class BackSettings(FabricSettings):
     seed_file: Path | None = None
     """The seed, made at the first start with mode 0600; by default ``seed`` in ``data_dir``."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    """How much is logged."""
 
     api_listen: str = "127.0.0.1:8080"
     """Where the HTTP API answers."""
@@ -67,7 +68,9 @@ class BackSettings(FabricSettings):
     bitcoind_cookie_file: Path | None = None
     """bitcoind's cookie, instead of user and password."""
     bitcoind_user: str = ""
+    """User for bitcoind's RPC, if there is no cookie."""
     bitcoind_password: SecretStr = SecretStr("")
+    """Password of that user."""
     bitcoind_wallet: str = "squall"
     """bitcoind's wallet for funding channels; made if it does not exist."""
     bitcoind_zmq_block: str = ""
