@@ -5,7 +5,7 @@ loop, in chain order. A callback may come more than once with the same news (aft
 reorg, or when the same watch is set again): it must be idempotent.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol, TypeAlias
 
 from back.chain.events import (
@@ -29,6 +29,7 @@ __all__ = [
     "BlockConnected",
     "BlockDisconnected",
     "BlockRef",
+    "BlockStore",
     "Chain",
     "ChainEvent",
     "Confirmed",
@@ -37,7 +38,6 @@ __all__ = [
     "FundingTransaction",
     "Spent",
     "SpentCallback",
-    "TipStore",
     "Unconfirmed",
     "Wallet",
     "WalletTransaction",
@@ -52,14 +52,18 @@ SpentCallback: TypeAlias = Callable[[bytes, int | None], None]
 """Raw spending transaction, and the height of its block; None while it is in the mempool."""
 
 
-class TipStore(Protocol):
-    """Where the last processed block is kept over restarts."""
+class BlockStore(Protocol):
+    """Where the last processed blocks are kept over restarts."""
 
-    async def load_tip(self) -> BlockRef | None:
-        """Return it; None at the very first start."""
+    async def load_blocks(self) -> Sequence[BlockRef]:
+        """Return them, oldest first, without holes; none at the very first start."""
 
-    async def save_tip(self, block: BlockRef) -> None:
-        """Keep it. Called after the events of the block were delivered."""
+    async def store_blocks(self, fork_height: int, connected: Sequence[BlockRef]) -> None:
+        """Forget every block above ``fork_height``, then add ``connected`` (oldest first).
+
+        Called after the events of these blocks were delivered. May forget what is more than
+        :data:`back.chain.tip.KEPT_BLOCKS` below the tip.
+        """
 
 
 class Wallet(Protocol):
@@ -160,6 +164,9 @@ class Chain(Protocol):
 
     def unwatch(self, watch: Watch) -> None:
         """Forget a watch and its callbacks; nothing if it is not there."""
+
+    def listen_feerates(self, listener: Callable[[Feerates], None]) -> Callable[[], None]:
+        """Hear every change of the feerates; return what stops it."""
 
     def listen(self, listener: Callable[[ChainEvent], None]) -> Callable[[], None]:
         """Hear every event; return what stops it."""

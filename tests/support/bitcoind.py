@@ -42,9 +42,23 @@ def bitcoind() -> Regtest:
     return _shared_bitcoind()
 
 
+@pytest.fixture(scope="session")
+def funded_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data of a stopped bitcoind whose miner has coins: copied, it spares the mining."""
+    folder = tmp_path_factory.mktemp("bitcoind") / "funded"
+
+    async def make() -> None:
+        async with regtest.running(folder):
+            pass
+
+    asyncio.run(make())
+    return folder
+
+
 @pytest.fixture
-async def own_bitcoind(tmp_path: Path) -> AsyncIterator[Regtest]:
-    """A bitcoind of this test alone."""
+async def own_bitcoind(funded_folder: Path, tmp_path: Path) -> AsyncIterator[Regtest]:
+    """A bitcoind of this test alone. Import ``funded_folder`` with it."""
+    shutil.copytree(funded_folder, tmp_path / "bitcoind")
     async with regtest.running(tmp_path / "bitcoind") as node:
         yield node
 
