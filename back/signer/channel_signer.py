@@ -75,6 +75,7 @@ class ChannelSigner:
             or keys.per_commitment_point != per_commitment_point
         ):
             raise InvariantError("not a commitment of this channel's peer with this point")
+        _check_sums(commitment)
         signature = self._sign_funding(commitment.sighash)
         if not commitment.htlc_transactions:
             return signature, ()
@@ -128,6 +129,7 @@ class ChannelSigner:
             or parameters.keys.per_commitment_point != point
         ):
             raise InvariantError(f"not our commitment {parameters.number} of this channel")
+        _check_sums(commitment)
 
     def _sign_funding(self, digest: bytes) -> bytes:
         return _sign(self._funding, digest)
@@ -137,6 +139,18 @@ class ChannelSigner:
         tweak = sha256(per_commitment_point + self.public.htlc_basepoint).digest()
         number = int.from_bytes(self._htlc_secret, "big") + int.from_bytes(tweak, "big")
         return coincurve.PrivateKey((number % ORDER).to_bytes(32, "big"))
+
+
+def _check_sums(commitment: CommitmentTransaction) -> None:
+    """Never sign towards a state that makes money, loses it, or could not be settled on chain."""
+    parameters = commitment.parameters
+    total_msat = parameters.to_local_msat + parameters.to_remote_msat
+    total_msat += sum(htlc.amount_msat for htlc in parameters.htlcs)
+    if total_msat != parameters.funding_satoshis * 1000 or commitment.fee_sat < 0:
+        raise InvariantError(
+            f"commitment {parameters.number} shares out {total_msat} msat of"
+            f" {parameters.funding_satoshis} sat, with a fee of {commitment.fee_sat} sat"
+        )
 
 
 def _sign(key: coincurve.PrivateKey, digest: bytes) -> bytes:

@@ -182,7 +182,8 @@ class CommitmentTransaction:
         sighash: digest that both sides sign.
         outputs, roles: in the transaction's order.
         htlc_transactions: one per untrimmed HTLC, in output order: the order of `htlc_signature`.
-        fee_sat: funding less outputs.
+        fee_sat: funding less outputs. Below 0, and the transaction never valid, where the opener
+            cannot pay for the anchors: BOLT 2's rules for adding HTLCs exclude that.
     """
 
     parameters: CommitmentParameters

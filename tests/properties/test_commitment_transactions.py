@@ -15,6 +15,7 @@ from back.transactions.commitment import (
     commitment_number,
 )
 from back.transactions.transaction import parse_transaction
+from back.transactions.weights import anchors_sat
 from shared.crypto.keys import is_valid_point
 
 HTLC_ROLES = {OutputRole.OFFERED_HTLC, OutputRole.RECEIVED_HTLC}
@@ -37,7 +38,11 @@ def least_untrimmed_sat(parameters: CommitmentParameters, *, offered: bool) -> i
 def test_outputs_and_fee_are_the_funding(parameters: CommitmentParameters) -> None:
     commitment = build_commitment(parameters)
     assert sum(o.value_sat for o in commitment.outputs) + commitment.fee_sat == FUNDING_SATOSHIS
-    assert commitment.fee_sat >= 0
+    opener_msat = (
+        parameters.to_local_msat if parameters.holder_is_opener else parameters.to_remote_msat
+    )
+    if opener_msat // 1000 >= anchors_sat(parameters.commitment_type):
+        assert commitment.fee_sat >= 0
 
 
 @EXAMPLES

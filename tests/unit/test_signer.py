@@ -65,6 +65,7 @@ def remote_commitment(signer: Signer) -> CommitmentTransaction:
     return build_commitment(
         parameters(
             htlcs=HTLCS,
+            to_local_msat=6_988_700_000,
             keys=commitment_keys(
                 THEIR_POINT,
                 local_delayed_payment_basepoint=point("remote delayed"),
@@ -86,6 +87,7 @@ def local_commitment(signer: Signer, number: int = CURRENT) -> CommitmentTransac
         parameters(
             number=number,
             htlcs=HTLCS,
+            to_local_msat=6_988_700_000,
             keys=commitment_keys(
                 signer.per_commitment_point(INDEX, number),
                 local_delayed_payment_basepoint=ours.delayed_payment_basepoint,
@@ -196,6 +198,28 @@ def test_our_commitment_and_htlc_transactions_are_signed(signer: Signer) -> None
     for transaction in commitment.htlc_transactions:
         ours = signer.sign_local_htlc(INDEX, commitment, transaction, current=CURRENT)
         assert verify_compact(htlc_key, transaction.local_sighash, ours)
+
+
+@pytest.mark.parametrize("msat", [1, -1])
+def test_a_commitment_that_does_not_add_up_is_not_signed(signer: Signer, msat: int) -> None:
+    theirs, ours = remote_commitment(signer).parameters, local_commitment(signer).parameters
+    theirs = replace(theirs, to_remote_msat=theirs.to_remote_msat + msat)
+    ours = replace(ours, to_local_msat=ours.to_local_msat + msat)
+    with pytest.raises(InvariantError, match="shares out"):
+        signer.sign_remote_commitment(INDEX, build_commitment(theirs), THEIR_POINT)
+    with pytest.raises(InvariantError, match="shares out"):
+        signer.sign_local_commitment(INDEX, build_commitment(ours), current=CURRENT)
+
+
+def test_a_commitment_whose_opener_cannot_pay_for_the_anchors_is_not_signed(
+    signer: Signer,
+) -> None:
+    plain = remote_commitment(signer).parameters
+    poor = replace(plain, to_local_msat=100_000, to_remote_msat=9_988_600_000)
+    commitment = build_commitment(poor)
+    assert commitment.fee_sat < 0
+    with pytest.raises(InvariantError, match="fee of -"):
+        signer.sign_remote_commitment(INDEX, commitment, THEIR_POINT)
 
 
 def test_an_htlc_transaction_of_another_commitment_is_not_signed(signer: Signer) -> None:
@@ -526,6 +550,8 @@ def test_ten_htlcs_are_built_and_signed_in_milliseconds(signer: Signer) -> None:
     htlcs = tuple(htlc(n, 5_000_000 + n, offered=n % 2 == 0) for n in range(10))
     plain = remote_commitment(signer).parameters
     build_s, sign_s = [], []
+    to_local_msat = 7_000_000_000 - sum(h.amount_msat for h in htlcs)
+    plain = replace(plain, to_local_msat=to_local_msat)
     for number in range(20):
         fresh = tuple(
             replace(h, payment_hash=sha256(bytes((number, h.id))).digest()) for h in htlcs
