@@ -204,7 +204,7 @@ def _default(field: FieldInfo) -> str:
     if field.default_factory is not None or field.default is PydanticUndefined:
         return "computed"
     value = field.default
-    if value is None or value in ("", ()):
+    if value is None or value == () or str(value) == "":
         return ""
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
