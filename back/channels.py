@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
 
-from back.channel import machine, opening
+from back.channel import funding, machine, opening
 from back.channel.effects import (
     Answer,
     ChannelForgotten,
@@ -227,7 +227,7 @@ class Channels:
     def _check_room(self, peer: "Peer", message: OpenChannel) -> None:
         if message.temporary_channel_id in peer.runners:
             raise ProtocolViolation("temporary_channel_id is in use", bolt="BOLT 2 § open_channel")
-        unfunded = sum(r.channel.phase in opening.UNFUNDED for r in peer.runners.values())
+        unfunded = sum(r.channel.phase in funding.UNFUNDED for r in peer.runners.values())
         if unfunded >= MAX_UNFUNDED_PER_PEER:
             raise CommandError(f"{unfunded} openings are under way already")
         if not self.chain.is_synced:

@@ -1,7 +1,7 @@
 """Cooperative close (BOLT 2 § Channel Close): shutdown, then closing_signed with fee_range.
 
-The fee logic is a pure function of what was sent and received (:func:`answer_fee`); negotiation starts
-anew at each connection. The funder pays.
+The fee logic is a pure function of what was sent and received (:func:`answer_fee`); negotiation
+starts anew at each connection. The funder pays.
 """
 
 from dataclasses import dataclass, replace
@@ -102,16 +102,17 @@ def shutdown(channel: Channel, message: Shutdown) -> Step:
     remote = channel.parameters.remote
     promised = remote.upfront_shutdown_script if remote else b""
     if promised and script != promised:
-        raise ProtocolViolation(
-            "scriptpubkey differs from upfront_shutdown_script", bolt=SHUTDOWN
-        )
+        raise ProtocolViolation("scriptpubkey differs from upfront_shutdown_script", bolt=SHUTDOWN)
     if channel.remote_shutdown_script not in {None, script}:
         raise ProtocolViolation("scriptpubkey differs from the one before", bolt=SHUTDOWN)
     if commitments.has_uncommitted_remote_adds(channel):
         raise ProtocolViolation("shutdown with updates that are not signed", bolt=SHUTDOWN)
     channel = replace(channel, remote_shutdown_script=script)
     if channel.local_shutdown_script is None:
-        ours = channel.parameters.local.upfront_shutdown_script or channel.parameters.default_shutdown_script
+        ours = (
+            channel.parameters.local.upfront_shutdown_script
+            or channel.parameters.default_shutdown_script
+        )
         channel = replace(channel, local_shutdown_script=ours)
     step = shutdown_if_due(channel)
     if step.channel.is_shutdown_sent and not step.effects:

@@ -19,6 +19,7 @@ from back.channel import (
     closing,
     commitments,
     fees,
+    funding,
     htlc,
     onchain,
     opening,
@@ -157,11 +158,11 @@ def resume(channel: Channel) -> tuple[Effect, ...]:
     business of a :class:`events.Disconnected`, which every start applies to each channel that it
     loads.
     """
-    if channel.phase is Phase.CLOSED or channel.phase in opening.UNFUNDED:
+    if channel.phase is Phase.CLOSED or channel.phase in funding.UNFUNDED:
         return ()
     return (
         *_funding_again(channel),
-        *opening.watches(channel),
+        *funding.watches(channel),
         *htlc.resume(channel),
         *onchain.resume(channel),
     )
@@ -220,11 +221,11 @@ def _error_received(channel: Channel, message: Error) -> Step:
     """The peer failed the channel (BOLT 1 § error): so do we."""
     text = message.data[:MAX_REASON_BYTES].decode("utf-8", "backslashreplace")
     reason = f"error of the peer: {text}"
-    early = opening.failed_early(channel, reason)
+    early = funding.failed_early(channel, reason)
     if early is not None:
         return early
     if _has_nothing_at_stake(channel):
-        return opening.forget_unconfirmed(channel)
+        return funding.forget_unconfirmed(channel)
     channel = replace(channel, received_error=encode(message))
     return onchain.publish_local(channel, reason)
 
@@ -257,9 +258,9 @@ def _failed(channel: Channel, error: PeerError) -> Step:
         return Step(channel, (Send(warning),))
     if error.action is Action.DISCONNECT:
         return Step(channel, (CloseConnection(reason),)).then(
-            lambda now: opening.failed_early(now, reason) or reestablish.disconnected(now)
+            lambda now: funding.failed_early(now, reason) or reestablish.disconnected(now)
         )
-    early = opening.failed_early(channel, reason)
+    early = funding.failed_early(channel, reason)
     if early is None:
         return onchain.fail(channel, reason)
     message = Error(channel_id=channel.channel_id, data=reason.encode()[:MAX_REASON_BYTES])
@@ -270,7 +271,7 @@ def _failed(channel: Channel, error: PeerError) -> Step:
 
 
 def _disconnected(channel: Channel, event: Disconnected) -> Step:
-    return opening.disconnected(channel, event) or reestablish.disconnected(channel)
+    return funding.disconnected(channel, event) or reestablish.disconnected(channel)
 
 
 def _block_connected(channel: Channel, event: BlockConnected) -> Step:
@@ -282,9 +283,9 @@ def _block_connected(channel: Channel, event: BlockConnected) -> Step:
 RULES: dict[type[Event], Rule] = {
     Connected: reestablish.connected,
     Disconnected: _disconnected,
-    FundingTransactionMade: opening.funding_made,
-    FundingFailed: opening.funding_failed,
-    FundingConfirmed: opening.funding_confirmed,
+    FundingTransactionMade: funding.funding_made,
+    FundingFailed: funding.funding_failed,
+    FundingConfirmed: funding.funding_confirmed,
     OfferHtlc: htlc.offer,
     FulfillHtlc: htlc.fulfill,
     FailHtlc: htlc.fail,

@@ -6,7 +6,7 @@ BOLT 5. What they will need is stored from the first update: see :class:`model.H
 
 from dataclasses import replace
 
-from back.channel import closing, commitments, opening
+from back.channel import closing, commitments, funding
 from back.channel.effects import (
     ChannelForgotten,
     Effect,
@@ -46,7 +46,7 @@ def force_close(channel: Channel, event: ForceClose) -> Step:
         raise CommandError("we lost data: publishing our commitment would lose the balance")
     if channel.phase in OVER:
         raise CommandError(f"the channel is {channel.phase.value} already")
-    early = opening.failed_early(channel, event.reason)
+    early = funding.failed_early(channel, event.reason)
     if early is not None:
         return early
     return fail(channel, event.reason)
@@ -112,8 +112,7 @@ def _is_mutual_close(channel: Channel, txid: bytes) -> bool:
     if channel.closing is None:
         return False
     return any(
-        closing.transaction(channel, fee).txid == txid
-        for fee in channel.closing.sent_fees_satoshis
+        closing.transaction(channel, fee).txid == txid for fee in channel.closing.sent_fees_satoshis
     )
 
 
@@ -127,8 +126,8 @@ def _watch(channel: Channel, txid: bytes, script_pubkey: bytes) -> WatchConfirme
 def transaction_confirmed(channel: Channel, event: TransactionConfirmed) -> Step:
     """The spending transaction is final.
 
-    A cooperative close ends the channel. After a commitment the channel stays CLOSING while HTLCs or
-    delayed outputs of ours are in it; with none, and with static_remotekey paying us directly, it ends.
+    A cooperative close ends the channel. After a commitment the channel stays CLOSING: claiming what
+    is in it comes with the rest of BOLT 5.
     """
     if channel.phase is not Phase.CLOSING or channel.funding is None:
         return Step(channel)
@@ -148,8 +147,8 @@ def transaction_confirmed(channel: Channel, event: TransactionConfirmed) -> Step
 def block_connected(channel: Channel, event: BlockConnected) -> Step:
     """Follow the height; a fundee forgets a channel whose funding never came."""
     channel = replace(channel, height=event.height)
-    if opening.is_fundee_out_of_patience(channel, event.height):
-        return opening.forget_unconfirmed(channel)
+    if funding.is_fundee_out_of_patience(channel, event.height):
+        return funding.forget_unconfirmed(channel)
     return Step(channel)
 
 
@@ -161,4 +160,3 @@ def resume(channel: Channel) -> tuple[Effect, ...]:
     if channel.local_force_close:
         effects.append(Publish(channel.local_force_close, "commitment"))
     return tuple(effects)
-

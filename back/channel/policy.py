@@ -1,4 +1,4 @@
-"""What we demand of a channel and accept from a peer (BOLT 2 § open_channel, accept_channel). Pure."""
+"""What we demand of a channel and accept from a peer (BOLT 2 § open_channel). Pure."""
 
 from dataclasses import dataclass
 
@@ -32,7 +32,7 @@ class ChannelPolicy:
         max_minimum_depth: the most that a peer may demand.
         min_funding_sat, max_funding_sat: of channels that peers open to us.
         max_dust_exposure_msat: of trimmed HTLCs in one commitment.
-        min_feerate_ratio, max_feerate_ratio: a peer's feerate against our estimate, static_remotekey.
+        min_feerate_ratio, max_feerate_ratio: a peer's feerate against our estimate.
         regtest_slack: regtest has no fee market: any feerate up to ``max_feerate_per_kw`` will do.
         max_feerate_per_kw: the ceiling whatever the estimate.
         accepts_anchors, accepts_static_remotekey: channel types.
@@ -72,7 +72,9 @@ class ChannelPolicy:
         """What the peer's HTLCs may hold at once."""
         return int(funding_satoshis * self.max_in_flight_ratio) * 1000
 
-    def feerate_refusal(self, feerate_per_kw: int, estimate_per_kw: int, kind: CommitmentType) -> str:
+    def feerate_refusal(
+        self, feerate_per_kw: int, estimate_per_kw: int, kind: CommitmentType
+    ) -> str:
         """Say what is wrong with a commitment feerate of a peer; empty if nothing.
 
         With anchors the commitment's fee can be bumped when it is published, so a low one will do.

@@ -6,7 +6,7 @@ out first: one commitment number never has two contents.
 
 from dataclasses import replace
 
-from back.channel import closing, fees, htlc, opening
+from back.channel import closing, fees, funding, htlc
 from back.channel.effects import ChannelReady, Effect, RevokeLocalCommitment, Send
 from back.channel.events import Connected
 from back.channel.model import Channel, Link, Phase
@@ -20,7 +20,7 @@ __all__ = ["channel_reestablish", "channel_reestablish_message", "connected", "d
 
 BOLT = "BOLT 2 § channel_reestablish"
 
-NOTHING_TO_SAY = (*opening.UNFUNDED, Phase.CLOSED)
+NOTHING_TO_SAY = (*funding.UNFUNDED, Phase.CLOSED)
 LOST = Phase.WAIT_FOR_REMOTE_PUBLISH_FUTURE_COMMITMENT
 
 
@@ -159,7 +159,7 @@ def _channel_ready(channel: Channel, message: ChannelReestablish) -> tuple[Effec
     is_fresh = message.next_commitment_number == 1 and channel.local_commitment.number == 0
     if not is_fresh or not channel.is_channel_ready_sent:
         return ()
-    return (Send(opening.channel_ready_message(channel)),)
+    return (Send(funding.channel_ready_message(channel)),)
 
 
 def _again(channel: Channel, message: ChannelReestablish) -> list[Effect]:
