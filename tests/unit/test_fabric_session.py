@@ -509,11 +509,21 @@ def test_a_resume_brings_exactly_what_is_missing() -> None:
     assert world.back_got == world.front_got == bodies(range(4))
 
 
-@pytest.mark.parametrize("expects", [0, 1, 9])
-def test_an_impossible_resume_ends_the_session(expects: int) -> None:
+def test_a_resume_that_expects_what_was_never_sent_ends_the_session() -> None:
     world = connected()
-    world.do("front", world.front.resumed(expects, world.now))
+    world.do("front", world.front.resumed(3, world.now))
     assert world.front_ended.reason is Reason.INVALID
+
+
+def test_an_answer_to_resume_that_messages_have_overtaken_changes_nothing() -> None:
+    world = connected()
+    world.send("front", body(0))
+    world.run(0.2)
+    assert world.front.resumed(1, world.now) == []
+    assert world.front_ended is None
+    world.send("front", body(1))
+    world.run(0.2)
+    assert world.back_got == bodies(range(2))
 
 
 @pytest.mark.parametrize(
