@@ -126,7 +126,7 @@ def _watch(channel: Channel, txid: bytes, script_pubkey: bytes) -> WatchConfirme
 def transaction_confirmed(channel: Channel, event: TransactionConfirmed) -> Step:
     """The spending transaction is final.
 
-    A cooperative close ends the channel. After a commitment the channel stays CLOSING: claiming what
+    A cooperative close ends the channel. After a commitment it stays CLOSING: claiming what
     is in it comes with the rest of BOLT 5.
     """
     if channel.phase is not Phase.CLOSING or channel.funding is None:

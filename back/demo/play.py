@@ -1,7 +1,7 @@
 """``squall demo``: two nodes, a channel, payments, a killed front, a cooperative close.
 
-Every step is timed; the table at the end is what happened, not what should have. Whatever was started is
-gone afterwards, unless ``keep``.
+Every step is timed; the table at the end is what happened, not what should have. Whatever was
+started is gone afterwards, unless ``keep``.
 """
 
 import asyncio
@@ -14,6 +14,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ class Show:
             with self.console.status(f"{name} …"):
                 yield notes
         else:
-            print(f"{name} ...", flush=True)
+            self.console.print(f"{name} ...", highlight=False)
             yield notes
         seconds = time.monotonic() - began
         self.steps.append(Step(name, seconds, "; ".join(notes)))
@@ -117,7 +118,7 @@ class Demo:
                 await self.chain.send_to(address, FUND_WALLET_BTC)
             await self.chain.mine(1)
             for node in (self.alice, self.bob):
-                await until(f"the wallet of {node.name}", lambda n=node: self._funded(n))
+                await until(f"the wallet of {node.name}", partial(self._funded, node))
             notes.append(f"{FUND_WALLET_BTC} BTC each")
 
     @staticmethod
@@ -138,7 +139,7 @@ class Demo:
             await until("the funding transaction", self.chain.mempool_is_not_empty)
             await self.chain.mine(MINIMUM_DEPTH)
             for node in (self.alice, self.bob):
-                await until(f"the channel at {node.name}", lambda n=node: self._is_normal(n))
+                await until(f"the channel at {node.name}", partial(self._is_normal, node))
             channel = await self._channel(self.bob)
             self.channel_id = channel["channelId"]
 
@@ -197,7 +198,7 @@ class Demo:
             await until("the closing transaction", self.chain.mempool_is_not_empty)
             await self.chain.mine(6)
             for node in (self.alice, self.bob):
-                await until(f"the close at {node.name}", lambda n=node: self._is_closed(n))
+                await until(f"the close at {node.name}", partial(self._is_closed, node))
             for node in (self.alice, self.bob):
                 balance = await node.call("onchainbalance")
                 notes.append(f"{node.name} has {balance['confirmed']:,} sat on chain")
@@ -211,7 +212,8 @@ class Demo:
         for node in (self.alice, self.bob):
             lines += [
                 f"  # {node.name}: {node.uri()}",
-                f"  squall --api http://127.0.0.1:{node.api_port} --password {node.password} getinfo",
+                f"  squall --api http://127.0.0.1:{node.api_port}"
+                f" --password {node.password} getinfo",
                 f"  squall tap --nats {node.nats.url if node.nats else ''}"
                 f" --certs {node.certificates}",
             ]
@@ -224,7 +226,7 @@ async def play(*, keep: bool = False, root: Path | None = None) -> int:
     show = Show(Console(soft_wrap=True))
     began = time.monotonic()
     folder = root or Path(tempfile.mkdtemp(prefix="squall-demo-"))
-    ok = False
+    demo: Demo | None = None
     stopped = _stop_on_signals()
     async with AsyncExitStack() as stack:
         run = asyncio.create_task(_play(show, folder, stack, keep=keep, stopped=stopped))
@@ -235,19 +237,18 @@ async def play(*, keep: bool = False, root: Path | None = None) -> int:
             run.cancel()
         try:
             demo = await run
-            ok = True
         except asyncio.CancelledError:
             show.console.print(f"demo: interrupted at: {show.current}")
         except (LightningError, OSError, TimeoutError) as error:
             show.console.print(f"demo: failed at: {show.current}\n  why: {error}", markup=False)
             show.console.print(f"  logs: {folder}", markup=False)
-    if not ok:
+    if demo is None:
         return 1
     show.console.print(show.table())
     total = time.monotonic() - began
-    print(
+    show.console.print(
         f"demo: ok payments={demo.payments} reconnect_s={demo.reconnect_s:.2f} total_s={total:.1f}",
-        flush=True,
+        highlight=False,
     )
     if root is None:
         shutil.rmtree(folder, ignore_errors=True)
