@@ -57,6 +57,8 @@ HEADER = 2 + MAC
 MAX_MESSAGE = 65535
 ROTATE_AFTER = 1000
 """A key seals so many times: twice a message (BOLT 8 § Lightning Message Key Rotation)."""
+_NONCES = tuple(bytes(4) + number.to_bytes(8, "little") for number in range(ROTATE_AFTER))
+"""Every nonce that is ever used: looked up on the hot path, not made."""
 _PROTOCOL = hashlib.sha256(b"Noise_XK_secp256k1_ChaChaPoly_SHA256").digest()
 _VERSION = b"\x00"
 
@@ -68,17 +70,13 @@ def _hkdf(salt: bytes, secret: bytes) -> tuple[bytes, bytes]:
     return first, hmac.digest(root, first + b"\x02", "sha256")
 
 
-def _nonce(number: int) -> bytes:
-    return bytes(4) + number.to_bytes(8, "little")
-
-
 def _seal(key: bytes, number: int, data: bytes, associated: bytes) -> bytes:
-    return ChaCha20Poly1305(key).encrypt(_nonce(number), data, associated)
+    return ChaCha20Poly1305(key).encrypt(_NONCES[number], data, associated)
 
 
 def _unseal(key: bytes, number: int, data: bytes, associated: bytes) -> bytes:
     try:
-        return ChaCha20Poly1305(key).decrypt(_nonce(number), data, associated)
+        return ChaCha20Poly1305(key).decrypt(_NONCES[number], data, associated)
     except InvalidTag:
         raise HandshakeFailed("authentication tag does not match", bolt=BOLT) from None
 
@@ -92,7 +90,15 @@ def _ecdh(private: bytes, point: bytes) -> bytes:
 
 
 def _public(private: bytes) -> bytes:
-    return coincurve.PrivateKey(private).public_key.format()
+    """Return the public key; the private one may come from the fabric, so it is not trusted."""
+    if len(private) != 32:
+        raise HandshakeFailed(f"a private key has 32 bytes, got {len(private)}", bolt=BOLT)
+    try:
+        return coincurve.PrivateKey(private).public_key.format()
+    except ValueError:
+        raise HandshakeFailed(
+            "not a private key: zero, or not below the order", bolt=BOLT
+        ) from None
 
 
 class _Transcript(NamedTuple):
@@ -332,14 +338,14 @@ class Cipher:
 
     def seal(self, data: bytes) -> bytes:
         """Encrypt; 16 bytes longer."""
-        sealed = self._aead.encrypt(_nonce(self._used), data, None)
+        sealed = self._aead.encrypt(_NONCES[self._used], data, None)
         self._step()
         return sealed
 
     def unseal(self, data: bytes) -> bytes:
         """Decrypt; the cipher is not to be used again after a failure."""
         try:
-            plain = self._aead.decrypt(_nonce(self._used), data, None)
+            plain = self._aead.decrypt(_NONCES[self._used], data, None)
         except InvalidTag:
             raise HandshakeFailed(
                 "authentication tag does not match", bolt="BOLT 8 § Receiving and Decrypting"
