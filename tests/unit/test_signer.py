@@ -4,7 +4,6 @@ import copy
 import json
 import logging
 from dataclasses import replace
-from hashlib import sha256
 
 import coincurve
 import pytest
@@ -542,26 +541,3 @@ def test_nothing_secret_is_logged_whatever_is_asked(
     for value in hidden:
         assert value.hex() not in logged
         assert repr(value)[2:-1] not in logged
-
-
-def test_ten_htlcs_are_built_and_signed_in_milliseconds(signer: Signer) -> None:
-    from time import perf_counter
-
-    htlcs = tuple(htlc(n, 5_000_000 + n, offered=n % 2 == 0) for n in range(10))
-    plain = remote_commitment(signer).parameters
-    build_s, sign_s = [], []
-    to_local_msat = 7_000_000_000 - sum(h.amount_msat for h in htlcs)
-    plain = replace(plain, to_local_msat=to_local_msat)
-    for number in range(20):
-        fresh = tuple(
-            replace(h, payment_hash=sha256(bytes((number, h.id))).digest()) for h in htlcs
-        )
-        start = perf_counter()
-        commitment = build_commitment(replace(plain, htlcs=fresh, number=number))
-        built = perf_counter()
-        signer.sign_remote_commitment(INDEX, commitment, THEIR_POINT)
-        build_s.append(built - start)
-        sign_s.append(perf_counter() - built)
-    assert len(commitment.htlc_transactions) == 10
-    assert min(build_s) < 0.002
-    assert min(sign_s) < 0.004
