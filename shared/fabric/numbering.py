@@ -74,6 +74,20 @@ class Outgoing:
     acknowledgements are cumulative.
     """
 
+    __slots__ = (
+        "_retry_after",
+        "_retry_at",
+        "_size",
+        "_stalled_since",
+        "_unacked",
+        "_waiting",
+        "acked",
+        "last",
+        "patience_s",
+        "resent",
+        "window",
+    )
+
     def __init__(self, window: Window) -> None:
         self.window = window
         self.last = 0
@@ -180,6 +194,19 @@ class Outgoing:
 
 class Incoming:
     """Delivers in order, once; knows what to ask for and what to acknowledge."""
+
+    __slots__ = (
+        "_ack_at",
+        "_ackable",
+        "_ask_at",
+        "_asked_to",
+        "_gap_since",
+        "_held",
+        "_held_bytes",
+        "_known_last",
+        "_said",
+        "received",
+    )
 
     def __init__(self) -> None:
         self.received = 0

@@ -70,6 +70,17 @@ class FrontSession(Session):
         peer: 33-byte node id.
     """
 
+    __slots__ = (
+        "_carried",
+        "_close_by",
+        "_closing",
+        "_connected",
+        "_ended_by",
+        "_highest_epoch",
+        "_leaving",
+        "_over_window_since",
+    )
+
     HEARS = frozenset({"ack", "resend", "close", "reset"})
     _NOBODY_TO_TELL = frozenset({Reason.UNKNOWN_SESSION, Reason.NEW_EPOCH, Reason.OWNER_SILENT})
 
@@ -184,10 +195,10 @@ class FrontSession(Session):
     def _is_current(self, envelope: Envelope) -> bool:
         return envelope.epoch == self.epoch
 
-    def _receive_foreign(self, envelope: Envelope, is_numbered: bool) -> list[Effect]:
+    def _receive_foreign(self, envelope: Envelope, is_numbered: bool, now: float) -> list[Effect]:
         # An owner spoke on this session, if only to be ignored.
         self._carried = self._carried or is_numbered
-        return self.hello(envelope.epoch, 0.0) if self.epoch else []
+        return self.hello(envelope.epoch, now) if self.epoch else []
 
     def _arrived(self, arrived: Arrived, now: float) -> list[Effect]:
         self._carried = True
@@ -270,6 +281,15 @@ class BackSession(Session):
         has_channels: whether the peer has channels (the wide window).
     """
 
+    __slots__ = (
+        "_last_word",
+        "_repeat_after",
+        "_repeat_at",
+        "_repeat_until",
+        "front",
+        "peer",
+    )
+
     HEARS = frozenset({"connected", "disconnected", "ack", "resend"})
     _REPEAT_AFTER_S = 1.0
 
@@ -342,7 +362,7 @@ class BackSession(Session):
             raise FabricError(f"session of front {self.front} used by {envelope.front!r}")
         return envelope.epoch == self.epoch
 
-    def _receive_foreign(self, envelope: Envelope, is_numbered: bool) -> list[Effect]:
+    def _receive_foreign(self, envelope: Envelope, is_numbered: bool, now: float) -> list[Effect]:
         return []
 
     def _arrived(self, arrived: Arrived, now: float) -> list[Effect]:

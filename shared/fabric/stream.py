@@ -72,6 +72,19 @@ Effect: TypeAlias = Publish | Deliver | Reopen | Ended
 class Session:
     """What both sides share; made as `FrontSession` or `BackSession`."""
 
+    # Ten thousand idle peers have one each.
+    __slots__ = (
+        "_ended",
+        "_finished",
+        "_front",
+        "_incoming",
+        "_offline",
+        "_outgoing",
+        "_prefix",
+        "epoch",
+        "id",
+    )
+
     HEARS: ClassVar[frozenset[str]]
     """The controls that this side may receive."""
 
@@ -150,7 +163,7 @@ class Session:
         if is_numbered and not envelope.seq and name != "disconnected":
             raise FabricError(f"{name} has no number")
         if not self._is_current(envelope):
-            return self._receive_foreign(envelope, is_numbered)
+            return self._receive_foreign(envelope, is_numbered, now)
         if envelope.ack > self._outgoing.last:
             raise FabricError(f"{envelope.ack} acknowledged, {self._outgoing.last} sent")
         if envelope.seq:
@@ -186,7 +199,7 @@ class Session:
         """The other side said in a resume which number it expects next: it gets it."""
         if self._ended:
             return []
-        # Less than what was acknowledged is an old answer, overtaken by messages of this connection.
+        # Less than what was acknowledged is an old answer that messages have overtaken.
         if expects > self._outgoing.last + 1:
             detail = f"expects {expects}, only {self._outgoing.last} sent"
             return self._end(Reason.INVALID, detail, now)
@@ -202,7 +215,7 @@ class Session:
     def _is_current(self, envelope: Envelope) -> bool:
         raise NotImplementedError
 
-    def _receive_foreign(self, envelope: Envelope, is_numbered: bool) -> list[Effect]:
+    def _receive_foreign(self, envelope: Envelope, is_numbered: bool, now: float) -> list[Effect]:
         raise NotImplementedError
 
     def _arrived(self, arrived: Arrived, now: float) -> list[Effect]:
