@@ -100,8 +100,12 @@ class SqliteDriver:
         self._cursor.execute("PRAGMA synchronous = NORMAL")
 
     def close(self) -> None:
-        """Close; an open transaction is undone."""
-        self._connection.close()
+        """Close; first undo, or a statement that something still refers to would keep the lock."""
+        try:
+            self.rollback()
+        finally:
+            self._cursor.close()
+            self._connection.close()
 
 
 class PostgresDriver:
