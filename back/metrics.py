@@ -62,6 +62,10 @@ class Metrics:
         """Count a message of a peer."""
         self.messages.labels(name).inc()
 
+    def payment_ended(self, direction: str, outcome: str) -> None:
+        """Count a payment, ``sent`` or ``received``, ``ok`` or ``failed``."""
+        self.payments.labels(direction, outcome).inc()
+
     def committed(self, report: "CommitReport") -> None:
         """Note one transaction; called in the committer's thread."""
         if report.is_committed:

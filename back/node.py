@@ -202,6 +202,7 @@ class Node:
         )
         self.payments = Payments(self.store, self.signer, self.channels, self.settings.network)
         self.channels.payments = self.payments
+        self.payments.on_outcome = self.metrics.payment_ended
         self.chain.listen(self._chain_told)
         # Watches first, blocks after: a start hears of nothing twice and misses nothing.
         await self.payments.start()

@@ -4,12 +4,12 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 from support.bitcoind import bitcoind  # noqa: F401 - a fixture
 from support.ldk import Ldk, ldk_node, needs_ldk
 from support.squall import (
+    balances_agree,
     channel_of,
     normal,
     open_from_ldk,
@@ -33,28 +33,6 @@ class Pair:
     bitcoind: Regtest
     node: Cluster
     ldk: Ldk
-
-    async def balances_agree(self) -> None:
-        """Wait until both sides say the same of the channel, and nothing is pending."""
-
-        async def agree() -> bool:
-            channel = await channel_of(self.node, self.ldk.node_id)
-            theirs = next(iter(await self.ldk("channels")))
-            spec = channel["data"]["commitments"]["active"][0]["localCommit"]["spec"]
-            # Each side's spendable balance leaves out reserve and fees: compare what is certain.
-            ours_msat = spec["toLocal"]
-            return bool(not spec["htlcs"] and abs(ours_msat - _squall_msat(theirs)) < 1000)
-
-        await until("equal balances", agree)
-
-
-def _squall_msat(theirs: dict[str, Any]) -> int:
-    """Squall's balance as LDK knows it: the capacity less LDK's own.
-
-    LDK's outbound capacity is its balance less the reserve that we ask of it, 1 %.
-    """
-    capacity_msat = int(theirs["sats"]) * 1000
-    return capacity_msat - (int(theirs["outbound_msat"]) + capacity_msat // 100)
 
 
 @pytest.fixture(params=[False, True], ids=["static_remotekey", "anchors"])
@@ -81,7 +59,7 @@ async def test_we_open_pay_both_ways_and_close(pair: Pair) -> None:
     await open_to_ldk(pair.bitcoind, pair.node, pair.ldk, pushMsat=200_000_000)
     for amount in AMOUNTS_MSAT:
         await pay_both_ways(pair, amount)
-    await pair.balances_agree()
+    await balances_agree(pair.node, pair.ldk)
     channel = await channel_of(pair.node)
     await pair.node.call("close", channelId=channel["channelId"])
     await closed(pair)
@@ -91,7 +69,7 @@ async def test_ldk_opens_pays_both_ways_and_closes(pair: Pair) -> None:
     await open_from_ldk(pair.bitcoind, pair.node, pair.ldk, push_msat=300_000_000)
     for amount in AMOUNTS_MSAT:
         await pay_both_ways(pair, amount)
-    await pair.balances_agree()
+    await balances_agree(pair.node, pair.ldk)
     await pair.ldk("close", channel_id=(await pair.ldk("channels"))[0]["channel_id"])
     await closed(pair)
 
@@ -128,7 +106,7 @@ async def test_a_hundred_in_a_row_and_forty_at_once(bitcoind: Regtest, tmp_path:
         )
         assert [o["type"] for o in outcomes[:20]] == ["payment-sent"] * 20
         assert [o["status"] for o in outcomes[20:]] == ["sent"] * 20
-        await pair.balances_agree()
+        await balances_agree(pair.node, pair.ldk)
 
 
 async def test_payments_survive_disconnections_in_their_middle(
@@ -149,7 +127,7 @@ async def test_payments_survive_disconnections_in_their_middle(
             await normal_again(pair)
         outcomes = await payments
         assert {o["type"] for o in outcomes} <= {"payment-sent", "payment-failed"}
-        await pair.balances_agree()
+        await balances_agree(pair.node, pair.ldk)
 
 
 async def normal_again(pair: Pair) -> None:

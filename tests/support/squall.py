@@ -9,8 +9,17 @@ from support.ldk import Ldk
 
 from back.chain.regtest import Regtest
 from back.demo.cluster import Bitcoind, Cluster, until
+from shared.errors import CommandError
 
-__all__ = ["channel_of", "normal", "open_from_ldk", "open_to_ldk", "pay", "squall_node"]
+__all__ = [
+    "balances_agree",
+    "channel_of",
+    "normal",
+    "open_from_ldk",
+    "open_to_ldk",
+    "pay",
+    "squall_node",
+]
 
 MINIMUM_DEPTH = 3
 
@@ -112,3 +121,30 @@ async def open_from_ldk(
 async def pay(node: Cluster, bolt11: str) -> dict[str, Any]:
     """Pay an invoice and wait for the outcome."""
     return dict(await node.call("payinvoice", invoice=bolt11, blocking="true"))
+
+
+async def balances_agree(node: Cluster, ldk: Ldk) -> None:
+    """Wait until both sides say the same of their channel, and nothing is pending in it."""
+    last: tuple[int, int] = (0, 0)
+
+    async def agree() -> bool:
+        nonlocal last
+        channel = await channel_of(node, ldk.node_id)
+        theirs = next(iter(await ldk("channels")))
+        spec = channel["data"]["commitments"]["active"][0]["localCommit"]["spec"]
+        last = (int(spec["toLocal"]), squall_msat(theirs))
+        return not spec["htlcs"] and last[0] == last[1]
+
+    try:
+        await until("equal balances", agree, 60)
+    except CommandError as error:
+        raise AssertionError(f"Squall says {last[0]} msat, LDK says {last[1]}") from error
+
+
+def squall_msat(theirs: dict[str, Any]) -> int:
+    """Return Squall's balance as LDK knows it: the capacity less LDK's own.
+
+    LDK's outbound capacity is its balance less the reserve that we ask of it, 1 %.
+    """
+    capacity_msat = int(theirs["sats"]) * 1000
+    return capacity_msat - (int(theirs["outbound_msat"]) + capacity_msat // 100)
