@@ -256,6 +256,10 @@ class Channels:
                     rows += self.payments.writes(step.channel, effect)
         return rows
 
+    def reloaded(self, channel: Channel) -> None:
+        """A step was undone: the signer forgets that it answered for it."""
+        self.signer.reloaded(channel.parameters.key_index)
+
     async def commit(self, channel: Channel, writes: "list[Write]") -> None:
         """Make it durable, fenced by the lease of the peer's shard."""
         await self.committer.submit(subjects.shard(channel.parameters.node_id), writes)

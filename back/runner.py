@@ -13,7 +13,15 @@ import structlog
 
 from back.channel import machine
 from back.channel.effects import Answer, Effect, Request
-from shared.errors import BackendError, CommandError, InvariantError, LightningError
+from shared.errors import (
+    BackendError,
+    CommandError,
+    InvariantError,
+    LeaseLost,
+    LightningError,
+    WriteRefused,
+)
+from shared.fabric.envelope import Reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -43,6 +51,9 @@ class World(Protocol):
 
     async def commit(self, channel: "Channel", writes: "list[Write]") -> None:
         """Make the writes durable, fenced by the lease of the channel's shard."""
+
+    def reloaded(self, channel: "Channel") -> None:
+        """A step of the channel was undone: whatever else remembers it must forget it."""
 
     def perform(self, runner: "ChannelRunner", effect: Effect) -> None:
         """Do one effect of a durable step; never blocks, never raises."""
@@ -109,7 +120,10 @@ class ChannelRunner:
                 items, self._inbox = self._inbox, []
                 for batch in _by_connection(items):
                     await self._advance(batch)
-        except InvariantError:
+        except LeaseLost:
+            log.warning("channel_given_up", channel=self.channel.channel_id.hex())
+        except LightningError:
+            # A bug of ours: this channel stops as it stands in the database, the others go on.
             log.exception("channel_stopped", channel=self.channel.channel_id.hex())
         finally:
             self._stop()
@@ -127,7 +141,11 @@ class ChannelRunner:
         except LightningError as error:
             raise InvariantError(f"a batch was refused as a whole: {error}") from error
         writes = [write for item in items for write in item.writes]
-        await self._finish(before, step, writes)
+        try:
+            await self._finish(before, step, writes)
+        except WriteRefused as error:
+            self._undo(items, error)
+            return
         refusals = dict(step.refusals)
         for index, item in enumerate(items):
             if item.done is None or item.done.done():
@@ -136,6 +154,16 @@ class ChannelRunner:
                 item.done.set_exception(refusal)
             else:
                 item.done.set_result(self.channel)
+
+    def _undo(self, items: list[_Item], error: WriteRefused) -> None:
+        """The step never was: the channel stands where the database has it, the peer reestablishes."""
+        log.error("step_undone", channel=self.channel.channel_id.hex(), error=str(error))
+        self.world.reloaded(self.channel)
+        if self.session is not None:
+            self.session.reset(Reason.INVALID, "the channel's state was loaded again")
+        for item in items:
+            if item.done is not None and not item.done.done():
+                item.done.set_exception(CommandError(f"nothing was done: {error}"))
 
     def _answer(self, request: Request) -> Answer:
         return self.world.answer(self.channel, request)
