@@ -158,7 +158,10 @@ def _tail(path: Path) -> str:
 
 
 def _die_with_parent() -> Callable[[], None] | None:
-    """Return what a child runs before the program, so that it ends with us, or None."""
+    """Return what a child runs before the program, so that it ends with us, or None.
+
+    The kernel means the *thread* that started it: start brokers from one that lives as long.
+    """
     if sys.platform != "linux":
         return None
     # Loaded here: between fork and exec nothing may be imported.

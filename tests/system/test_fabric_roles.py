@@ -221,6 +221,28 @@ async def test_a_denied_publish_reaches_nobody(tmp_path) -> None:
         assert [r.payload for r in heard] == [b"true"]
 
 
+async def test_a_listener_that_fails_does_not_make_the_client_deaf(tmp_path) -> None:
+    """In nats-py an error callback that raises ends the read loop and nobody notices."""
+
+    def fail(*_words: str) -> None:
+        raise ValueError("a bug of the listener")
+
+    async with (
+        running(tmp_path) as broker,
+        client(broker, "back") as back,
+        client(broker, "front", start=False) as front,
+    ):
+        front.on_denied(fail)
+        front.on_back(fail)
+        await front.start(timeout_s=5)
+        heard: list[Received] = []
+        await front.subscribe("ln.out.f1.>", heard.append)
+        front.publish(OUT, b"denied")
+        await front.barrier()
+        back.publish(OUT, b"x")
+        await until(lambda: heard)
+
+
 async def test_a_denied_request_says_so(tmp_path) -> None:
     async with running(tmp_path) as broker, client(broker, "front") as front:
         with pytest.raises(PermissionDenied):
