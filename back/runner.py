@@ -156,7 +156,7 @@ class ChannelRunner:
                 item.done.set_result(self.channel)
 
     def _undo(self, items: list[_Item], error: WriteRefused) -> None:
-        """The step never was: the channel stands where the database has it, the peer reestablishes."""
+        """The step never was: the channel stands as stored, and the peer reestablishes."""
         log.error("step_undone", channel=self.channel.channel_id.hex(), error=str(error))
         self.world.reloaded(self.channel)
         if self.session is not None:

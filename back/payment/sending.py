@@ -1,13 +1,15 @@
 """A payment under way, in memory."""
 
-import asyncio
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from back.payment.send import Order, Verdict
 from back.storage.payments import Attempt, Payment
 from shared.bolt11 import Invoice
+
+if TYPE_CHECKING:
+    import asyncio
 
 __all__ = [
     "MAX_ATTEMPTS",

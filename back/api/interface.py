@@ -1,0 +1,41 @@
+"""What the API needs of the node; :class:`back.node.Node` is one."""
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from back.chain.interface import Chain
+    from back.channels import Channels
+    from back.payment.service import Payments
+    from back.peer import Peers
+    from back.settings import BackSettings
+    from back.signer.signer import Signer
+
+__all__ = ["ApiNode"]
+
+
+class ApiNode(Protocol):
+    """A running node."""
+
+    @property
+    def settings(self) -> "BackSettings":
+        """Its settings: alias, color, network, addresses, the API's password."""
+
+    @property
+    def signer(self) -> "Signer":
+        """For the node id."""
+
+    @property
+    def chain(self) -> "Chain":
+        """Wallet, feerates, tip."""
+
+    @property
+    def peers(self) -> "Peers":
+        """Who is connected, and connecting."""
+
+    @property
+    def channels(self) -> "Channels":
+        """All channels."""
+
+    @property
+    def payments(self) -> "Payments":
+        """Invoices and payments."""

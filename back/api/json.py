@@ -1,0 +1,205 @@
+"""Our values as JSON with the names and units of Eclair's API.
+
+Amounts are millisatoshis, but for fundings and what is on chain: satoshis. Hashes of blocks and
+channel ids are in internal byte order as there, txids reversed.
+"""
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from back.storage.invoices import InvoiceState
+from back.storage.payments import PaymentState
+from shared.units import ShortChannelId
+
+if TYPE_CHECKING:
+    from back.payment.sending import Sending
+    from back.peer import Peer
+    from back.storage.invoices import Invoice as StoredInvoice
+    from back.storage.payments import Payment
+    from shared.bolt11 import Invoice, RouteHint
+    from shared.features import FeatureSet
+
+__all__ = [
+    "Json",
+    "features_json",
+    "invoice_json",
+    "payment_event_json",
+    "payment_json",
+    "peer_json",
+    "received_json",
+    "scid_json",
+    "timestamp_json",
+]
+
+Json: TypeAlias = dict[str, Any]
+
+
+def timestamp_json(unix_s: float) -> Json:
+    """A moment, for people and for programs."""
+    moment = datetime.fromtimestamp(int(unix_s), UTC)
+    return {"iso": moment.strftime("%Y-%m-%dT%H:%M:%SZ"), "unix": int(unix_s)}
+
+
+def features_json(features: "FeatureSet") -> Json:
+    """Feature names with how strongly they are meant."""
+    activated = {
+        f.name: "mandatory" if features.requires(f) else "optional" for f in features.features
+    }
+    return {"activated": activated}
+
+
+def scid_json(short_channel_id: int) -> str:
+    """``539268x845x1``."""
+    return str(ShortChannelId.unpack(short_channel_id))
+
+
+def peer_json(peer: "Peer") -> Json:
+    """A peer; ``front`` is Squall's own: which front carries the connection."""
+    shown: Json = {
+        "nodeId": peer.node_id.hex(),
+        "state": "CONNECTED" if peer.session is not None else "DISCONNECTED",
+    }
+    if peer.addresses:
+        shown["address"] = peer.addresses[0]
+    shown["channels"] = len(peer.runners)
+    if peer.session is not None:
+        shown["front"] = peer.session.front
+    return shown
+
+
+# --- invoices ---------------------------------------------------------------------------------
+
+
+def invoice_json(text: str, invoice: "Invoice") -> Json:
+    """A BOLT 11 invoice and its string."""
+    shown: Json = {
+        "prefix": "ln" + invoice.chain.invoice_prefix,
+        "timestamp": invoice.timestamp,
+        "nodeId": invoice.payee.hex(),
+        "serialized": text,
+    }
+    if invoice.description is not None:
+        shown["description"] = invoice.description
+    elif invoice.description_hash is not None:
+        shown["descriptionHash"] = invoice.description_hash.hex()
+    shown["paymentHash"] = invoice.payment_hash.hex()
+    if invoice.payment_metadata is not None:
+        shown["paymentMetadata"] = invoice.payment_metadata.hex()
+    shown["expiry"] = invoice.expiry_s
+    shown["minFinalCltvExpiry"] = invoice.min_final_cltv_expiry_delta
+    if invoice.amount_msat is not None:
+        shown["amount"] = invoice.amount_msat
+    shown["features"] = features_json(invoice.features)
+    shown["routingInfo"] = [[_hint_json(hop) for hop in route] for route in invoice.routes]
+    return shown
+
+
+def _hint_json(hop: "RouteHint") -> Json:
+    return {
+        "nodeId": hop.node_id.hex(),
+        "shortChannelId": scid_json(hop.short_channel_id),
+        "feeBase": hop.fee_base_msat,
+        "feeProportionalMillionths": hop.fee_proportional_millionths,
+        "cltvExpiryDelta": hop.cltv_expiry_delta,
+    }
+
+
+def received_json(stored: "StoredInvoice", invoice: "Invoice", unix_s: int) -> Json:
+    """What became of an invoice of ours."""
+    state = stored.state_at(unix_s)
+    status: Json
+    if state is InvoiceState.PAID:
+        received_at = timestamp_json(stored.paid_at or 0)
+        status = {"type": "received", "amount": stored.received_msat, "receivedAt": received_at}
+    else:
+        status = {"type": "expired" if state is InvoiceState.EXPIRED else "pending"}
+    return {
+        "invoice": invoice_json(stored.bolt11, invoice),
+        "paymentPreimage": stored.preimage.hex(),
+        "paymentType": "Standard",
+        "createdAt": timestamp_json(stored.created_at),
+        "status": status,
+    }
+
+
+# --- payments ---------------------------------------------------------------------------------
+
+
+def payment_json(payment: "Payment", route: list[Json]) -> Json:
+    """A payment of ours.
+
+    Args:
+        payment: as stored.
+        route: hops of the attempt that paid.
+    """
+    shown: Json = {
+        "id": str(payment.id),
+        "parentId": str(payment.parent or payment.id),
+    }
+    if payment.external_id is not None:
+        shown["externalId"] = payment.external_id
+    shown |= {
+        "paymentHash": payment.payment_hash.hex(),
+        "paymentType": "Standard",
+        "amount": payment.amount_msat,
+        "recipientAmount": payment.amount_msat,
+        "recipientNodeId": payment.recipient.hex(),
+        "createdAt": timestamp_json(payment.created_at),
+        "status": _status_json(payment, route),
+    }
+    return shown
+
+
+def _status_json(payment: "Payment", route: list[Json]) -> Json:
+    completed = timestamp_json(payment.completed_at or 0)
+    match payment.state:
+        case PaymentState.PENDING:
+            return {"type": "pending"}
+        case PaymentState.FAILED:
+            failures = list(payment.failures)
+            return {"type": "failed", "failures": failures, "completedAt": completed}
+        case PaymentState.SENT:
+            return {
+                "type": "sent",
+                "paymentPreimage": (payment.preimage or b"").hex(),
+                "feesPaid": payment.fees_msat,
+                "route": route,
+                "completedAt": completed,
+            }
+
+
+def payment_event_json(sending: "Sending") -> Json:
+    """How a payment ended, for who waited for it."""
+    payment = sending.payment
+    shown: Json = {
+        "type": "payment-sent" if payment.state is PaymentState.SENT else "payment-failed",
+        "id": str(payment.id),
+        "paymentHash": payment.payment_hash.hex(),
+    }
+    started, settled = timestamp_json(payment.created_at), timestamp_json(payment.completed_at or 0)
+    if payment.state is not PaymentState.SENT:
+        shown["failures"] = list(payment.failures)
+        return {**shown, "startedAt": started, "settledAt": settled}
+    parts = [
+        {
+            "id": str(payment.id),
+            "channelId": part.channel_id.hex(),
+            "nextNodeId": payment.recipient.hex(),
+            "amountWithFees": part.attempt.amount_msat + part.attempt.fees_msat,
+            "fees": part.attempt.fees_msat,
+            "startedAt": timestamp_json(part.attempt.created_at),
+            "settledAt": settled,
+        }
+        for part in sending.parts.values()
+        if part.verdict is None
+    ]
+    return {
+        **shown,
+        "paymentPreimage": (payment.preimage or b"").hex(),
+        "recipientAmount": payment.amount_msat,
+        "recipientNodeId": payment.recipient.hex(),
+        "parts": parts,
+        "fees": payment.fees_msat,
+        "startedAt": started,
+        "settledAt": settled,
+    }

@@ -1,0 +1,13 @@
+"""Which version of the package this is."""
+
+from importlib.metadata import PackageNotFoundError, version
+
+__all__ = ["squall_version"]
+
+
+def squall_version() -> str:
+    """Return the version of the installed package."""
+    try:
+        return version("squall")
+    except PackageNotFoundError:
+        return "unknown"
