@@ -35,8 +35,8 @@ MAX_BODY_BYTES = 64 * 1024
 TIMEOUT_S = 30
 FORM = "application/x-www-form-urlencoded"
 
-_ = (channels, invoices, node_calls, onchain, payments)
-# imported for the calls that they enter in CALLS
+_ROUTES = (channels, invoices, node_calls, onchain, payments)
+"""Imported for the calls that they enter in CALLS."""
 
 
 def create_app(node: "ApiNode", *, pause_s: float = WRONG_PASSWORD_PAUSE_S) -> FastAPI:
