@@ -1,7 +1,7 @@
 """How fronts and back talk over NATS (docs/fabric.md).
 
 Pure, from small to large: ``subjects`` spells every subject; ``envelope`` and ``requests`` are what
-is in a payload; ``numbering``, ``stream`` and ``session`` make a lossy broker carry BOLT 2; ``ties``
+is in a payload; ``numbering``, ``stream``, ``session`` make a lossy broker carry BOLT 2; ``ties``
 says which of two connections stays, ``owners`` what a front knows of backs; ``roles`` and
 ``configuration`` say what the broker allows.
 
