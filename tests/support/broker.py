@@ -1,6 +1,8 @@
 """Real brokers with certificates, for tests."""
 
 import asyncio
+import atexit
+import shutil
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -13,10 +15,16 @@ from shared.fabric.client import FabricClient
 from shared.fabric.server import EmbeddedServer
 
 
+def _temporary(prefix: str) -> Path:
+    folder = Path(mkdtemp(prefix=prefix))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
 @cache
 def cluster() -> Path:
     """Return a folder of certificates, made once per run and never changed."""
-    folder = Path(mkdtemp(prefix="squall-certs-"))
+    folder = _temporary("squall-certs-")
     certificates.create(folder)
     certificates.add_front(folder, "alone")
     return folder
@@ -25,7 +33,7 @@ def cluster() -> Path:
 @cache
 def shared_cluster() -> Path:
     """The same in the mode of one shared certificate."""
-    folder = Path(mkdtemp(prefix="squall-shared-"))
+    folder = _temporary("squall-shared-")
     certificates.create_shared(folder)
     return folder
 
