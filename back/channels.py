@@ -342,6 +342,7 @@ class Channels:
             registry[effect.channel_id] = runner
         if peer.session is not None:
             peer.session.has_channels_now()
+        self.peers.steward.remember(peer)
 
     def _phase_changed(self, runner: ChannelRunner, effect: PhaseChanged) -> None:
         log.info(

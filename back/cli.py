@@ -114,9 +114,9 @@ def _parameters(arguments: list[str]) -> dict[str, str]:
 
 async def _call(api: str, password: str, name: str, form: dict[str, str]) -> tuple[bool, str]:
     timeout = aiohttp.ClientTimeout(total=120)
-    auth = aiohttp.BasicAuth("", password)
+    headers = {"Authorization": aiohttp.encode_basic_auth("", password)}
     async with (
-        aiohttp.ClientSession(timeout=timeout, auth=auth) as session,
+        aiohttp.ClientSession(timeout=timeout, headers=headers) as session,
         session.post(f"{api.rstrip('/')}/{name}", data=form) as response,
     ):
         return response.ok, await response.text()

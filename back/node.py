@@ -377,13 +377,10 @@ class Node:
         """A peer proposes a channel."""
         self.channels.open_received(peer, message)
 
-    def remember_address(self, node_id: bytes, address: str) -> None:
-        """Keep where a peer was reached."""
-        del address
-        peer = self.peers.get(node_id)
-        if not peer.runners:
-            return
-        self._spawn(self._store_address(peer), "address")
+    def remember(self, peer: "Peer") -> None:
+        """Keep where a peer with channels was reached."""
+        if peer.runners and peer.addresses:
+            self._spawn(self._store_address(peer), "address")
 
     async def _store_address(self, peer: "Peer") -> None:
         stored = stored_peers.StoredPeer(peer.node_id, tuple(peer.addresses), b"", int(time.time()))

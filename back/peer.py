@@ -54,8 +54,8 @@ class Steward(Protocol):
     def open_received(self, peer: "Peer", message: OpenChannel) -> None:
         """A peer proposes a channel."""
 
-    def remember_address(self, node_id: bytes, address: str) -> None:
-        """Keep where a peer was reached, for reconnection after a restart."""
+    def remember(self, peer: "Peer") -> None:
+        """Keep where a peer with channels was reached, for reconnection after a restart."""
 
 
 @dataclass(slots=True, eq=False)
@@ -228,7 +228,7 @@ class Peers:
             peer.addresses.remove(address)
         peer.addresses.insert(0, address)
         del peer.addresses[4:]
-        self.steward.remember_address(peer.node_id, address)
+        self.steward.remember(peer)
 
     async def connect(self, node_id: bytes, addresses: list[str] | None = None) -> Peer:
         """Return the peer once it is connected, dialling through any front where needed.

@@ -216,7 +216,7 @@ class Cluster:
         async with self._session().post(
             f"http://127.0.0.1:{self.api_port}/{path}",
             data={key: str(value) for key, value in form.items()},
-            auth=aiohttp.BasicAuth("", self.password),
+            headers={"Authorization": aiohttp.encode_basic_auth("", self.password)},
         ) as response:
             text = await response.text()
             if response.status != 200:

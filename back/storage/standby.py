@@ -126,12 +126,16 @@ class _Standby:
         try:
             with self.database.snapshot() as connection:
                 rows = read_rows(connection, self.shards)
+        except StorageUnavailable as error:
+            log.warning("lease_poll_failed", error=str(error))
+            self.vigil.interrupted()
+            return None
+        try:
             return self._judge(rows)
         except LeaseHeld:
             self.vigil.interrupted()
         except StorageUnavailable as error:
-            log.warning("lease_poll_failed", error=str(error))
-            self.vigil.interrupted()
+            log.warning("lease_not_taken_yet", error=str(error))
         return None
 
     def _judge(self, rows: Mapping[int, LeaseRow]) -> Lease | None:
