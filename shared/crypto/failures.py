@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from shared.wire.codec import BIG_SIZE
+from shared.errors import MalformedMessage
+from shared.wire.codec import BIG_SIZE, Reader
 
 __all__ = [
     "BADONION",
@@ -30,7 +31,10 @@ INVALID_ONION_BLINDING = BADONION | PERM | 24
 Layout: TypeAlias = tuple[tuple[str, int], ...]
 """Fields: name, size in bytes; ``channel_update`` has a 2-byte length of its own."""
 
+_BIG_SIZE = -1
+"""The size of a field that is a bigsize."""
 _CHANNEL_UPDATE = ("channel_update", 0)
+_ONION_HASH = ("sha256_of_onion", 32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +74,9 @@ FAILURES: dict[int, tuple[str, Layout]] = {
     NODE | 2: ("temporary_node_failure", ()),
     PERM | NODE | 2: ("permanent_node_failure", ()),
     PERM | NODE | 3: ("required_node_feature_missing", ()),
-    INVALID_ONION_VERSION: ("invalid_onion_version", (("sha256_of_onion", 32),)),
-    INVALID_ONION_HMAC: ("invalid_onion_hmac", (("sha256_of_onion", 32),)),
-    INVALID_ONION_KEY: ("invalid_onion_key", (("sha256_of_onion", 32),)),
+    INVALID_ONION_VERSION: ("invalid_onion_version", (_ONION_HASH,)),
+    INVALID_ONION_HMAC: ("invalid_onion_hmac", (_ONION_HASH,)),
+    INVALID_ONION_KEY: ("invalid_onion_key", (_ONION_HASH,)),
     UPDATE | 7: ("temporary_channel_failure", (_CHANNEL_UPDATE,)),
     PERM | 8: ("permanent_channel_failure", ()),
     PERM | 9: ("required_channel_feature_missing", ()),
@@ -86,9 +90,9 @@ FAILURES: dict[int, tuple[str, Layout]] = {
     19: ("final_incorrect_htlc_amount", (("incoming_htlc_amt", 8),)),
     UPDATE | 20: ("channel_disabled", (("disabled_flags", 2), _CHANNEL_UPDATE)),
     21: ("expiry_too_far", ()),
-    INVALID_ONION_PAYLOAD: ("invalid_onion_payload", (("type", -1), ("offset", 2))),
+    INVALID_ONION_PAYLOAD: ("invalid_onion_payload", (("type", _BIG_SIZE), ("offset", 2))),
     23: ("mpp_timeout", ()),
-    INVALID_ONION_BLINDING: ("invalid_onion_blinding", (("sha256_of_onion", 32),)),
+    INVALID_ONION_BLINDING: ("invalid_onion_blinding", (_ONION_HASH,)),
 }
 """Code → name and layout."""
 
@@ -101,19 +105,26 @@ def encode_failure(name: str, **values: int | bytes) -> bytes:
 
     Raises:
         KeyError: no such failure, or a field is missing.
+        ValueError: a field that the failure does not have, or one of a wrong size.
     """
     code = CODES[name]
+    layout = FAILURES[code][1]
+    if foreign := values.keys() - dict(layout).keys():
+        raise ValueError(f"{name} has no {', '.join(sorted(foreign))}")
     parts = [code.to_bytes(2, "big")]
-    for field, size in FAILURES[code][1]:
-        if field == "channel_update":
-            update = bytes(values.get(field, b""))  # type: ignore[arg-type]
-            parts += [len(update).to_bytes(2, "big"), update]
-        elif size == -1:
-            parts.append(BIG_SIZE.write(int(values[field])))
-        else:
-            value = values[field]
-            parts.append(value if isinstance(value, bytes) else value.to_bytes(size, "big"))
+    parts += [_encode_field(field, size, values) for field, size in layout]
     return b"".join(parts)
+
+
+def _encode_field(field: str, size: int, values: dict[str, int | bytes]) -> bytes:
+    value = values.get(field, b"") if field == _CHANNEL_UPDATE[0] else values[field]
+    if isinstance(value, int):
+        return BIG_SIZE.write(value) if size == _BIG_SIZE else value.to_bytes(size, "big")
+    if field == _CHANNEL_UPDATE[0]:
+        return len(value).to_bytes(2, "big") + value
+    if len(value) != size:
+        raise ValueError(f"{field} has {size} bytes, got {len(value)}")
+    return value
 
 
 def decode_failure(message: bytes) -> Failure:
@@ -124,24 +135,19 @@ def decode_failure(message: bytes) -> Failure:
     code = int.from_bytes(message[:2], "big")
     name, layout = FAILURES.get(code, ("unknown", ()))
     fields: list[tuple[str, int | bytes]] = []
-    rest = message[2:]
-    for field, declared in layout:
-        size = declared
-        if field == "channel_update":
-            size, rest = int.from_bytes(rest[:2], "big"), rest[2:]
-        elif declared == -1:
-            size = _bigsize_size(rest)
-        if len(rest) < size:
+    reader = Reader(message[2:])
+    for field, size in layout:
+        try:
+            fields.append((field, _decode_field(field, size, reader)))
+        except MalformedMessage:
             break
-        value, rest = rest[:size], rest[size:]
-        if declared == -1:
-            fields.append((field, int.from_bytes(value[1:] if size > 1 else value, "big")))
-        elif field in {"channel_update", "sha256_of_onion"}:
-            fields.append((field, value))
-        else:
-            fields.append((field, int.from_bytes(value, "big")))
     return Failure(code, name, tuple(fields))
 
 
-def _bigsize_size(data: bytes) -> int:
-    return {0xFD: 3, 0xFE: 5, 0xFF: 9}.get(data[0], 1) if data else 1
+def _decode_field(field: str, size: int, reader: Reader) -> int | bytes:
+    if size == _BIG_SIZE:
+        return BIG_SIZE.read(reader)
+    if field == _CHANNEL_UPDATE[0]:
+        return reader.take(int.from_bytes(reader.take(2), "big"))
+    value = reader.take(size)
+    return value if field == _ONION_HASH[0] else int.from_bytes(value, "big")

@@ -6,7 +6,7 @@ Shapes: private keys 32 bytes, public keys 33 bytes compressed, digests 32 bytes
 from functools import lru_cache
 
 import coincurve
-from coincurve.ecdsa import deserialize_compact, serialize_compact
+from coincurve.ecdsa import serialize_compact
 
 from shared.errors import MalformedMessage
 
@@ -94,12 +94,3 @@ def _der_integer(number: bytes) -> bytes:
     if stripped[0] & 0x80:
         stripped = b"\0" + stripped
     return bytes((_INTEGER, len(stripped))) + stripped
-
-
-def is_well_formed(signature: bytes) -> bool:
-    """Whether 64 bytes are two numbers below the curve's order."""
-    try:
-        deserialize_compact(signature)
-    except ValueError:
-        return False
-    return True

@@ -13,6 +13,7 @@ import coincurve
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 
 from shared.crypto.failures import (
+    INVALID_ONION_BLINDING,
     INVALID_ONION_HMAC,
     INVALID_ONION_KEY,
     INVALID_ONION_PAYLOAD,
@@ -175,13 +176,25 @@ def peel(
         path_key: of update_add_htlc or onion_message, inside a blinded route.
 
     Raises:
-        InvalidOnion: carries the failure code to answer.
+        InvalidOnion: carries the failure code to answer; inside a blinded route always
+            invalid_onion_blinding.
     """
+    if path_key is None:
+        return _peel(private_key, packet, associated_data)
+    try:
+        return _peel(_blinded_key(private_key, path_key), packet, associated_data)
+    except InvalidOnion as error:
+        # Inside a blinded route there is one answer to every error, so that none tells where.
+        error.code, error.shared_secret = INVALID_ONION_BLINDING, None
+        raise
+
+
+def _peel(key: bytes, packet: bytes, associated_data: bytes) -> Peeled:
     size = len(packet) - OVERHEAD
-    version, point, payloads, mac = packet[0], packet[1:34], packet[34:-HMAC], packet[-HMAC:]
-    if size <= 0 or version != 0:
-        raise InvalidOnion(f"onion version {version}", code=INVALID_ONION_VERSION)
-    key = private_key if path_key is None else _blinded_key(private_key, path_key)
+    if size <= 0 or packet[0] != 0:
+        why = f"onion of {len(packet)} bytes, version {packet[:1].hex() or 'none'}"
+        raise InvalidOnion(why, code=INVALID_ONION_VERSION)
+    point, payloads, mac = packet[1:34], packet[34:-HMAC], packet[-HMAC:]
     try:
         secret = coincurve.PrivateKey(key).ecdh(point)
     except ValueError:
@@ -201,7 +214,7 @@ def _blinded_key(private_key: bytes, path_key: bytes) -> bytes:
     try:
         secret = coincurve.PrivateKey(private_key).ecdh(path_key)
     except ValueError:
-        raise InvalidOnion("path_key is not a point", code=INVALID_ONION_KEY) from None
+        raise InvalidOnion("path_key is not a point", code=INVALID_ONION_BLINDING) from None
     tweak = _key(b"blinded_node_id", secret)
     return coincurve.PrivateKey(private_key).multiply(tweak).secret
 
@@ -235,7 +248,7 @@ class UnwrappedError:
 
     Attributes:
         hop: index of the hop that made it.
-        message: its failure message, code first.
+        message: its failure message, code first; empty where its frame makes no sense.
     """
 
     hop: int
@@ -279,9 +292,7 @@ def unwrap_error(secrets: Sequence[bytes], packet: bytes) -> UnwrappedError | No
     return found
 
 
-def _read_error(hop: int, content: bytes) -> UnwrappedError | None:
+def _read_error(hop: int, content: bytes) -> UnwrappedError:
     size = int.from_bytes(content[:2], "big")
     message = content[2 : 2 + size]
-    if len(message) != size or size < 2:
-        return None
-    return UnwrappedError(hop, message)
+    return UnwrappedError(hop, message if len(message) == size else b"")

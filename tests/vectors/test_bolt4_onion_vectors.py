@@ -1,20 +1,17 @@
-"""BOLT 4's onion and error vectors."""
+"""BOLT 4's vectors of onions and errors."""
 
-import contextlib
 import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings, strategies as st
 
-from shared.crypto import sphinx
-from shared.crypto.failures import FAILURES, decode_failure
-from shared.crypto.payload import decode_payload, encode_payload
-from shared.crypto.signature import public_key
+from shared.crypto import failures, sphinx
+from shared.crypto.failures import decode_failure
 from shared.errors import InvalidOnion
 
 FOLDER = Path(__file__).parent
 ONION = json.loads((FOLDER / "bolt4_onion_test.json").read_text())
+FAILURES = json.loads((FOLDER / "bolt4_failures.json").read_text())
 ERROR = json.loads((FOLDER / "bolt4_onion_error_test.json").read_text())
 
 
@@ -79,36 +76,29 @@ def test_a_changed_byte_is_refused(at: int) -> None:
         )
 
 
-@settings(max_examples=30, deadline=None)
-@given(st.lists(st.binary(min_size=2, max_size=30), min_size=1, max_size=20), st.data())
-def test_any_route_is_peeled_and_its_error_comes_back(payloads, data) -> None:
-    privates = [bytes([i + 1]) * 32 for i in range(len(payloads))]
-    hops = [
-        sphinx.Hop(public_key(key), payload)
-        for key, payload in zip(privates, payloads, strict=True)
-    ]
-    onion = sphinx.build(bytes([0x77]) * 32, hops, b"hash")
-    packet: bytes | None = onion.packet
-    for key, payload, secret in zip(privates, payloads, onion.shared_secrets, strict=True):
-        assert packet is not None
-        peeled = sphinx.peel(key, packet, b"hash")
-        assert (peeled.payload, peeled.shared_secret) == (payload, secret)
-        packet = peeled.next_packet
-    failing = data.draw(st.integers(0, len(payloads) - 1))
-    error = sphinx.create_error(onion.shared_secrets[failing], b"\x20\x02")
-    for secret in reversed(onion.shared_secrets[:failing]):
-        error = sphinx.wrap_error(secret, error)
-    unwrapped = sphinx.unwrap_error(onion.shared_secrets, error)
-    assert unwrapped == sphinx.UnwrappedError(failing, b"\x20\x02")
+def test_the_error_is_obfuscated_hop_by_hop_with_the_keys_of_the_bolt() -> None:
+    hops = ERROR["generate"]["hops"]
+    for hop in hops:
+        secret = bytes.fromhex(hop["hop_shared_secret"])
+        assert sphinx._key(b"ammag", secret).hex() == hop["ammag_key"]
+    assert sphinx._key(b"um", secret).hex() == hops[-1]["um_key"]
 
 
-@given(st.binary(max_size=400))
-def test_no_failure_message_of_a_stranger_raises(message: bytes) -> None:
-    failure = decode_failure(message)
-    assert failure.name == FAILURES.get(failure.code, ("unknown", ()))[0]
+def test_shared_secrets_of_onion_and_error_vectors_are_the_same() -> None:
+    expected = [hop["hop_shared_secret"] for hop in ERROR["generate"]["hops"]]
+    assert [secret.hex() for secret in built().shared_secrets] == expected
 
 
-@given(st.binary(max_size=200))
-def test_a_payload_is_read_or_refused_as_invalid_onion_payload(data: bytes) -> None:
-    with contextlib.suppress(InvalidOnion):
-        assert encode_payload(decode_payload(data)) == data
+SIZES = {"u16": 2, "u32": 4, "u64": 8, "sha256": 32, "bigsize": failures._BIG_SIZE}
+
+
+def layout_of(fields: list[list[str]]) -> tuple[tuple[str, int], ...]:
+    """Return the layout of a failure as the code declares it: a length belongs to its bytes."""
+    named = [(name, kind) for kind, name in fields if name != "len"]
+    return tuple((name, 0 if kind == "len*byte" else SIZES[kind]) for name, kind in named)
+
+
+def test_every_failure_of_the_bolt_is_declared_with_its_code_and_fields() -> None:
+    expected = {f["code"]: (f["name"], layout_of(f["fields"])) for f in FAILURES["failures"]}
+    assert len(expected) == 22
+    assert expected == failures.FAILURES
