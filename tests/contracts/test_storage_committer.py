@@ -3,7 +3,6 @@
 import asyncio
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 
 import pytest
 from support.databases import (
@@ -19,7 +18,7 @@ from back.storage import outbox
 from back.storage.committer import CommitReport, Committer
 from back.storage.database import Database
 from back.storage.fence import FencedWriter
-from back.storage.lease import Lease, read_rows
+from back.storage.lease import read_rows
 from back.storage.statements import Write, delete, grouped, insert
 from back.storage.tables import blocks
 from shared.errors import LeaseLost, LightningError, StorageUnavailable, WriteRefused
@@ -259,8 +258,8 @@ async def test_a_takeover_between_fence_and_commit_waits_and_then_sees_that_comm
         gate = hold_first(hooks, "commit")
         ours = committer.submit(0, [event("ours")])
         await gate.reached()
-        # The first try waits for our transaction, sees that the owner lives, and is refused.
-        takeover = asyncio.create_task(asyncio.to_thread(_take_somehow, database, "bob"))
+        # Its first try waits for our transaction, sees that the owner lives, and is refused.
+        takeover = asyncio.create_task(asyncio.to_thread(take_over, database, "bob"))
         done, _ = await asyncio.wait([takeover], timeout=0.3)
         assert not done, "another took the lease under an open transaction"
         assert not ours.done()
@@ -409,7 +408,7 @@ def test_two_writers_never_both_succeed(database: Database) -> None:
     def fight(owner: str, base: int) -> None:
         try:
             for turn in range(8):
-                held = _take_somehow(database, owner, turn)
+                held = take_over(database, owner, unix_s=turn)
                 writer = FencedWriter(database, held)
                 for n in range(6):
                     number = base + turn * 100 + n
@@ -436,9 +435,3 @@ def test_two_writers_never_both_succeed(database: Database) -> None:
     assert not set(done) & set(refused["alice"] + refused["bob"])
     assert set(commit_numbers(database).values()) == {len(done)}
     assert done, "nobody ever wrote"
-
-
-def _take_somehow(database: Database, owner: str, unix_s: int = 1) -> Lease:
-    while True:
-        with suppress(LightningError):
-            return take_over(database, owner, unix_s=unix_s)

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from back.storage.database import Database, open_database
 from back.storage.driver import Driver
 from back.storage.lease import Claimant, Lease, Process, read_rows, take
 from back.storage.store import Store
+from shared.errors import BackendError
 
 NODE_ID = b"\x02" + bytes(range(32))
 POLICY = ChannelPolicy(chain_hash=bytes(32))
@@ -58,9 +60,15 @@ def take_over(
     database: Database, owner: str = "alice", shards: tuple[int, ...] = SHARDS, unix_s: int = 1
 ) -> Lease:
     """Take the lease whoever has it, as a standby does that has waited long enough."""
-    with database.snapshot() as connection:
-        rows = read_rows(connection, shards)
-    return take(database, claimant(owner), shards, unix_s, rows)
+    deadline = time.monotonic() + DEADLINE_S
+    while True:
+        try:
+            with database.snapshot() as connection:
+                rows = read_rows(connection, shards)
+            return take(database, claimant(owner), shards, unix_s, rows)
+        except BackendError:  # the owner moved meanwhile, or holds the lock: try again
+            if time.monotonic() > deadline:
+                raise
 
 
 @asynccontextmanager
