@@ -160,10 +160,10 @@ class Bitcoind:
             answers = await self._post(path, body)
             if not isinstance(answers, list):  # one error for all: warming up, or not JSON
                 raise BitcoindUnavailable(f"bitcoind did not answer a batch: {answers!r:.200}")
-            by_id = {answer["id"]: answer for answer in answers}
+            by_id = {answer.get("id"): answer for answer in answers if isinstance(answer, dict)}
             for i, (method, _) in enumerate(part):
                 try:
-                    results.append(_result(method, by_id[i]))
+                    results.append(_result(method, by_id.get(i)))
                 except RpcError as error:
                     results.append(error)
         return results

@@ -40,8 +40,8 @@ FALL = 0.25
 CLOSE_PER_KW = 4
 """The last step is taken at once, or it would never arrive."""
 
-TARGETS = {"fast": 2, "commitment": 6, "funding": 12, "closing": 12, "slow": 144}
-"""Blocks within which each should confirm."""
+TARGETS = {"slow": 144, "closing": 12, "funding": 12, "commitment": 6, "fast": 2}
+"""Blocks within which each should confirm, the patient ones first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ def decide(
     lowest = min(max(minimum_per_kw, limits.floor_per_kw), limits.ceiling_per_kw)
     result = {"minimum_per_kw": lowest}
     longer: int | None = None
-    for name in sorted(TARGETS, key=lambda name: TARGETS[name], reverse=True):
+    for name in TARGETS:
         before = getattr(previous, f"{name}_per_kw") if previous else None
         estimate = estimates.get(name)
         longer = longer if estimate is None else estimate
