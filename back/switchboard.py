@@ -166,11 +166,16 @@ class Switchboard:
     sessions: dict[bytes, PeerSession] = field(default_factory=dict)
     by_peer: dict[bytes, PeerSession] = field(default_factory=dict)
     instances: dict[str, bytes] = field(default_factory=dict)
-    resent: int = 0
+    _resent_before: int = 0
     is_muted: bool = False
     """Another back owns the shards: not another word."""
     _hello: "asyncio.Task[None] | None" = None
     _opening: "set[asyncio.Task[None]]" = field(default_factory=set)
+
+    @property
+    def resent(self) -> int:
+        """Messages sent again, of all sessions since the start."""
+        return self._resent_before + sum(s.core.resent for s in self.sessions.values())
 
     @staticmethod
     def now() -> float:
@@ -426,7 +431,8 @@ class Switchboard:
 
     def _arm(self, session: PeerSession) -> None:
         if session.core.finished:
-            self.sessions.pop(session.session_id, None)
+            if self.sessions.pop(session.session_id, None) is not None:
+                self._resent_before += session.core.resent
             if session.timer is not None:
                 session.timer.cancel()
                 session.timer = None
