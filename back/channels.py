@@ -62,8 +62,10 @@ __all__ = ["ChannelOpening", "Channels", "PaymentSink"]
 
 log = structlog.get_logger()
 
-MAX_UNFUNDED_PER_PEER = 8
-"""Openings in flight of one peer: each costs us a row and a key."""
+MAX_PENDING_PER_PEER = 8
+"""Openings of one peer to us that are not confirmed: each costs a row and a watch for two weeks."""
+MAX_PENDING = 1_000
+"""The same, of all peers together."""
 
 PaymentEffect = HtlcOffered | HtlcReceived | HtlcFulfilled | HtlcFailed | OfferRefused
 
@@ -227,9 +229,10 @@ class Channels:
     def _check_room(self, peer: "Peer", message: OpenChannel) -> None:
         if message.temporary_channel_id in peer.runners:
             raise ProtocolViolation("temporary_channel_id is in use", bolt="BOLT 2 § open_channel")
-        unfunded = sum(r.channel.phase in funding.UNFUNDED for r in peer.runners.values())
-        if unfunded >= MAX_UNFUNDED_PER_PEER:
-            raise CommandError(f"{unfunded} openings are under way already")
+        if sum(map(_is_pending, peer.runners.values())) >= MAX_PENDING_PER_PEER:
+            raise CommandError(f"{MAX_PENDING_PER_PEER} openings are under way already")
+        if sum(map(_is_pending, self.runners.values())) >= MAX_PENDING:
+            raise CommandError("this node has too many openings under way at the moment")
         if not self.chain.is_synced:
             raise CommandError("this node does not follow the chain at the moment")
 
@@ -411,3 +414,11 @@ class Channels:
                 }:
                     return runner
         raise CommandError(f"no channel {identifier}")
+
+
+def _is_pending(runner: ChannelRunner) -> bool:
+    """Whether somebody opens this channel to us and has not shown any money yet."""
+    phase = runner.channel.phase
+    return not runner.channel.parameters.is_opener and (
+        phase in funding.UNFUNDED or phase is Phase.WAIT_FOR_FUNDING_CONFIRMED
+    )
