@@ -217,7 +217,13 @@ class Demo:
                 f"  squall tap --nats {node.nats.url if node.nats else ''}"
                 f" --certs {node.certificates}",
             ]
-        lines.append(f"Logs: {self.root}")
+        cli = self.chain.program.with_name("bitcoin-cli")
+        lines += [
+            "  # mine a block:",
+            f"  {cli} -regtest -rpcport={self.chain.rpc_port} -rpcuser={self.chain.user}"
+            f" -rpcpassword={self.chain.password} -rpcwallet=miner -generate 1",
+            f"Logs: {self.root}",
+        ]
         return "\n".join(lines)
 
 
