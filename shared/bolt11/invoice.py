@@ -9,11 +9,14 @@ from shared.bolt11.bits import (
     bech32_decode,
     bech32_encode,
     from_groups,
+    minimal,
     number,
+    padded_bytes,
     to_groups,
     to_number,
 )
 from shared.chain import CHAINS, MAINNET, Chain
+from shared.crypto.keys import is_valid_point
 from shared.crypto.signature import recover, verify_compact
 from shared.errors import MalformedMessage
 from shared.features import FeatureSet
@@ -29,6 +32,13 @@ HASH_GROUPS, KEY_GROUPS = 52, 53
 MSAT_PER_BTC = 100_000_000_000
 HINT = 51
 """Bytes of one hop in a route hint."""
+MAX_FIELD_GROUPS = 1023
+MAX_AMOUNT_MSAT = 21_000_000 * MSAT_PER_BTC
+MAX_AMOUNT_DIGITS = 20
+"""All bitcoin in the smallest unit."""
+MAX_NUMBER = (1 << 53) - 1
+"""Of seconds and blocks: what JSON and databases can hold. More than that, no invoice means."""
+P2PKH, P2SH, MAX_WITNESS_VERSION = 17, 18, 16
 
 _AMOUNT = re.compile(r"(?:ln)(?P<currency>bcrt|tbs|bc|tb)(?P<amount>[0-9]+[munp]?)?")
 _MULTIPLIERS = {"": 1, "m": 10**3, "u": 10**6, "n": 10**9, "p": 10**12}
@@ -101,7 +111,11 @@ class Invoice:
 
 
 def signing_digest(invoice: Invoice) -> bytes:
-    """Return what the payee's node key signs."""
+    """Return what the payee's node key signs.
+
+    Raises:
+        ValueError: BOLT 11 has no form for it: a field is too long, or an amount not positive.
+    """
     return _digest(_prefix(invoice), _data(invoice))
 
 
@@ -116,17 +130,15 @@ def assemble(invoice: Invoice, signature: bytes) -> str:
 
 
 def _digest(prefix: str, groups: list[int]) -> bytes:
-    padding = [0] * (-len(groups) * 5 % 8 // 5 + 1) if len(groups) * 5 % 8 else []
-    data = from_groups([*groups, *padding])[: -(-len(groups) * 5 // 8)]
-    return hashlib.sha256(prefix.encode() + data).digest()
+    return hashlib.sha256(prefix.encode() + padded_bytes(groups)).digest()
 
 
 def _prefix(invoice: Invoice) -> str:
     prefix = "ln" + invoice.chain.invoice_prefix
     if invoice.amount_msat is None:
         return prefix
-    if invoice.amount_msat <= 0:
-        raise ValueError("an invoice's amount is positive or not given")
+    if not 0 < invoice.amount_msat <= MAX_AMOUNT_MSAT:
+        raise ValueError(f"an invoice asks for 1 to {MAX_AMOUNT_MSAT} msat, or names no amount")
     for letter, divisor in _MULTIPLIERS.items():
         pico = invoice.amount_msat * divisor
         if pico % MSAT_PER_BTC == 0:
@@ -135,11 +147,13 @@ def _prefix(invoice: Invoice) -> str:
 
 
 def _data(invoice: Invoice) -> list[int]:
+    if (invoice.description is None) == (invoice.description_hash is None):
+        raise ValueError("an invoice has either a description or the hash of one")
     groups = number(invoice.timestamp, TIMESTAMP_GROUPS)
 
     def add(kind: int, content: list[int]) -> None:
-        if len(content) > 1023:
-            raise ValueError(f"field {kind} has {len(content)} groups, the most is 1023")
+        if len(content) > MAX_FIELD_GROUPS:
+            raise ValueError(f"field {kind} has {len(content)} groups of {MAX_FIELD_GROUPS}")
         groups.extend([kind, *number(len(content), 2), *content])
 
     add(P, to_groups(invoice.payment_hash))
@@ -153,8 +167,8 @@ def _data(invoice: Invoice) -> list[int]:
     if invoice.has_payee_field:
         add(N, to_groups(invoice.payee))
     if invoice.expiry_s != DEFAULT_EXPIRY_S:
-        add(X, _minimal(invoice.expiry_s))
-    add(C, _minimal(invoice.min_final_cltv_expiry_delta))
+        add(X, minimal(invoice.expiry_s))
+    add(C, minimal(invoice.min_final_cltv_expiry_delta))
     for kind, content in _repeated(invoice):
         add(kind, content)
     return groups
@@ -167,13 +181,9 @@ def _repeated(invoice: Invoice) -> Iterator[tuple[int, list[int]]]:
     for route in invoice.routes:
         yield R, to_groups(b"".join(_hint(hop) for hop in route))
     if invoice.features.bits:
-        yield NINE, _minimal(sum(1 << bit for bit in invoice.features.bits))
+        yield NINE, minimal(sum(1 << bit for bit in invoice.features.bits))
     for kind, content in invoice.unknown:
         yield kind, list(content)
-
-
-def _minimal(value: int) -> list[int]:
-    return number(value, max(1, -(-value.bit_length() // 5)))
 
 
 def _hint(hop: RouteHint) -> bytes:
@@ -234,10 +244,12 @@ def _amount(prefix: str) -> tuple[Chain, int | None]:
     if amount is None:
         return chain, None
     digits, letter = (amount[:-1], amount[-1]) if amount[-1].isalpha() else (amount, "")
-    msat, rest = divmod(int(digits) * MSAT_PER_BTC, _MULTIPLIERS[letter])
-    if rest or not digits or msat == 0 or digits[0] == "0":
+    msat, rest = 0, 0
+    if len(digits) <= MAX_AMOUNT_DIGITS and digits[0] != "0":
+        msat, rest = divmod(int(digits) * MSAT_PER_BTC, _MULTIPLIERS[letter])
+    if rest or not 0 < msat <= MAX_AMOUNT_MSAT:
         raise _wrong(
-            f"amount {amount!r} is not a whole number of msat above 0",
+            f"amount {amount[:40]!r} is not a whole number of msat above 0, or more than exists",
             "BOLT 11 § Human-Readable Part",
         )
     return chain, msat
@@ -247,6 +259,7 @@ class _Fields:
     """The tagged fields, as they are met; of several the first valid one counts."""
 
     def __init__(self) -> None:
+        self.met: set[int] = set()
         self.hashes: dict[int, bytes] = {}
         self.description: str | None = None
         self.expiry_s = DEFAULT_EXPIRY_S
@@ -278,6 +291,11 @@ class _Fields:
             self._field(head[0], content)
 
     def _field(self, kind: int, content: list[int]) -> None:
+        if kind in {D, X, C, NINE, M}:
+            # The most preferred of several comes first.
+            if kind in self.met:
+                return
+            self.met.add(kind)
         if kind in {P, S, H, N}:
             # One with another length is skipped, as the BOLT's example of ignored fields has it.
             if len(content) == (KEY_GROUPS if kind == N else HASH_GROUPS):
@@ -289,11 +307,9 @@ class _Fields:
 
     def _description(self, content: list[int]) -> None:
         try:
-            text = from_groups(content).decode()
+            self.description = from_groups(content).decode()
         except UnicodeDecodeError:
             raise _wrong("the description is not UTF-8") from None
-        if self.description is None:
-            self.description = text
 
     def _expiry(self, content: list[int]) -> None:
         self.expiry_s = _minimal_number(content, "x")
@@ -305,14 +321,19 @@ class _Fields:
         self.metadata = from_groups(content)
 
     def _features(self, content: list[int]) -> None:
-        value = _minimal_number(content, "9")
+        _check_minimal(content, "9")
         self.features = FeatureSet(
-            frozenset(i for i in range(value.bit_length()) if value >> i & 1)
+            frozenset(
+                5 * place + bit
+                for place, group in enumerate(reversed(content))
+                for bit in range(5)
+                if group >> bit & 1
+            )
         )
 
     def _fallback(self, content: list[int]) -> None:
-        if content and content[0] <= 18:
-            self.fallbacks.append(Fallback(content[0], from_groups(content[1:])))
+        if content and _is_program(content[0], program := from_groups(content[1:])):
+            self.fallbacks.append(Fallback(content[0], program))
 
     def _route(self, content: list[int]) -> None:
         data = from_groups(content)
@@ -350,13 +371,31 @@ class _Fields:
         )
 
 
-def _minimal_number(content: list[int], name: str) -> int:
-    if content and content[0] == 0 and len(content) > 1:
+def _check_minimal(content: list[int], name: str) -> None:
+    if len(content) > 1 and content[0] == 0:
         raise _wrong(f"field {name} is longer than it needs to be")
-    return to_number(content)
+
+
+def _minimal_number(content: list[int], name: str) -> int:
+    _check_minimal(content, name)
+    value = to_number(content)
+    if value > MAX_NUMBER:
+        raise _wrong(f"the number in field {name} has {value.bit_length()} bits")
+    return value
+
+
+def _is_program(version: int, program: bytes) -> bool:
+    """Whether a fallback is an address that may exist; others are skipped."""
+    if version in {P2PKH, P2SH}:
+        return len(program) == 20
+    if version == 0:
+        return len(program) in {20, 32}
+    return version <= MAX_WITNESS_VERSION and 2 <= len(program) <= 40
 
 
 def _read_hint(data: bytes) -> RouteHint:
+    if not is_valid_point(data[:33]):
+        raise _wrong("a route hint names a node id that is none")
     return RouteHint(
         node_id=data[:33],
         short_channel_id=int.from_bytes(data[33:41], "big"),
