@@ -5,6 +5,7 @@ Used by the committer and the heart, where every microsecond counts. One thread 
 
 import sqlite3
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
 from typing import Any, Protocol, TypeAlias
 
 import psycopg
@@ -109,30 +110,39 @@ class SqliteDriver:
 
 
 class PostgresDriver:
-    """psycopg in pipeline mode: one round trip for the work, one for the commit."""
+    """psycopg in pipeline mode: one round trip for the work, one for the commit.
+
+    The pipeline stays open as long as the connection. Leaving it sends a Flush after the last Sync,
+    and that message switches off the server's idle-in-transaction timeout: a frozen owner would
+    hold the lease's row for ever.
+    """
 
     dialect: Dialect = pg_dialect.dialect()  # type: ignore[no-untyped-call]
 
     def __init__(self, connection: "psycopg.Connection[tuple[Any, ...]]") -> None:
         self._connection = connection
         connection.prepare_threshold = 2
+        self._open = ExitStack()
+        self._pipeline = self._open.enter_context(connection.pipeline())
 
     def begin(self) -> None:
         """Nothing: psycopg sends BEGIN before the first statement, in the same packet."""
 
     def run(self, calls: Sequence[Call]) -> list[int]:
-        """Run all calls in one pipeline; see :class:`Driver`."""
+        """Run all calls in one round trip; see :class:`Driver`."""
         cursors = []
-        with self._connection.pipeline():
-            for sql, rows in calls:
-                cursor = self._connection.cursor()
-                cursor.executemany(sql, rows)
-                cursors.append(cursor)
+        for sql, rows in calls:
+            cursor = self._connection.cursor()
+            cursor.executemany(sql, rows)
+            cursors.append(cursor)
+        self._pipeline.sync()
         return [cursor.rowcount for cursor in cursors]
 
     def select(self, sql: str, values: Mapping[str, object]) -> list[tuple[Any, ...]]:
         """Query; see :class:`Driver`."""
-        return self._connection.execute(sql, values).fetchall()
+        cursor = self._connection.execute(sql, values)
+        self._pipeline.sync()
+        return cursor.fetchall()
 
     def commit(self) -> None:
         """Commit, flushed on the server (and its synchronous standbys)."""
@@ -150,6 +160,8 @@ class PostgresDriver:
     def close(self) -> None:
         """Close; an open transaction is undone."""
         self._connection.close()
+        with suppress(psycopg.Error):
+            self._open.close()
 
 
 def is_refusal(error: BaseException) -> bool:
