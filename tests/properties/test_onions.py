@@ -201,3 +201,36 @@ def test_a_failure_that_is_cut_off_is_read_as_far_as_it_goes(failure, data) -> N
 def test_no_failure_message_of_a_stranger_raises(message: bytes) -> None:
     failure = decode_failure(message)
     assert failure.name == FAILURES.get(failure.code, ("unknown", ()))[0]
+
+
+@pytest.mark.parametrize(
+    ("data", "wrong"),
+    [
+        ("0201010201", "cut off"),
+        ("020101" + "020101", "twice"),
+        ("040101" + "020101", "out of order"),
+        ("02020001", "amount with a leading zero"),
+        ("0209" + "01" * 9, "amount of nine bytes"),
+        ("0405" + "01" * 5, "expiry of five bytes"),
+        ("0607" + "01" * 7, "short_channel_id of seven bytes"),
+        ("081f" + "01" * 31, "payment_secret of 31 bytes"),
+        ("fd000201" + "01", "type longer than it needs to be"),
+        ("02fd0001" + "01", "length longer than it needs to be"),
+        ("0e00", "unknown even type"),
+        ("ff0000000146c6616420" + "00" * 32, "unknown even type beside keysend's"),
+    ],
+    ids=lambda value: value.replace(" ", "-") if " " in value else None,
+)
+def test_a_payload_that_breaks_a_rule_of_tlv_streams_is_refused(data: str, wrong: str) -> None:
+    with pytest.raises(InvalidOnion) as refused:
+        decode_payload(bytes.fromhex(data))
+    assert refused.value.code == CODES["invalid_onion_payload"], wrong
+
+
+def test_a_keysend_record_is_read_and_an_unknown_odd_one_kept() -> None:
+    number = (5482373484).to_bytes(8, "big").hex()
+    payload = decode_payload(bytes.fromhex(f"020101fd01010177ff{number}20{'ab' * 32}"))
+    assert payload.keysend_preimage == b"\xab" * 32
+    assert payload.unknown_tlvs == {257: b"\x77"}
+    assert "ab" * 32 not in repr(payload)
+    assert repr(payload.keysend_preimage)[2:-1] not in repr(payload)
