@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psycopg
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.pool import NullPool, QueuePool
 
@@ -31,7 +31,9 @@ TCP_USER_S = 3.0
 CONNECT_S = 3
 READERS = 4
 
+_WRITER_NAME = "squall-writer"
 _POSTGRES_WRITER = {
+    "application_name": _WRITER_NAME,
     "default_transaction_isolation": "read\\ committed",
     "idle_in_transaction_session_timeout": f"{IDLE_IN_TRANSACTION_S * 1000:.0f}",
     "lock_timeout": f"{BUSY_S * 1000:.0f}",
@@ -44,6 +46,12 @@ _POSTGRES_READER = {
     "lock_timeout": f"{BUSY_S * 1000:.0f}",
     "tcp_user_timeout": f"{TCP_USER_S * 1000:.0f}",
 }
+_END_FROZEN = text(
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+    "WHERE datname = current_database() AND usename = current_user AND application_name = :name "
+    "AND pid <> pg_backend_pid() AND wait_event = 'ClientRead' "
+    "AND xact_start < clock_timestamp() - make_interval(secs => :seconds)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +110,21 @@ class Database:
         with _translated(), self.reader.begin() as connection:
             yield connection
 
+    def end_frozen_sessions(self) -> int:
+        """PostgreSQL: end writers' sessions whose client says nothing inside a transaction.
+
+        The server's own timeout does not see a client that froze in the middle of a pipeline. Only
+        the server's clock is asked. Returns how many were ended.
+
+        Raises:
+            StorageUnavailable: the database is away.
+        """
+        with self.transaction() as connection:
+            ended = connection.execute(
+                _END_FROZEN, {"name": _WRITER_NAME, "seconds": IDLE_IN_TRANSACTION_S}
+            )
+            return len(ended.all())
+
     def close(self) -> None:
         """Close the connections that wait in pools."""
         self.writer.dispose()
@@ -112,11 +135,14 @@ class Database:
 def _translated() -> Iterator[None]:
     try:
         yield
-    except DBAPIError as error:
-        cause = error.orig or error
+    except (DBAPIError, sqlite3.Error, psycopg.Error) as error:  # the last two: from connecting
+        cause = (error.orig or error) if isinstance(error, DBAPIError) else error
+        words = str(cause).strip()
+        if getattr(cause, "sqlite_errorcode", 0) == sqlite3.SQLITE_NOTADB:
+            raise DatabaseRefused(words) from error
         if is_refusal(cause):
-            raise WriteRefused(str(cause)) from error
-        raise StorageUnavailable(str(cause).strip()) from error
+            raise WriteRefused(words) from error
+        raise StorageUnavailable(words) from error
 
 
 def open_database(url: str) -> Database:

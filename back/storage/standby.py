@@ -145,6 +145,8 @@ class _Standby:
             return None
         if verdict is Verdict.OVERDUE and self.database.is_sqlite and not self._kill(owners):
             return None
+        if owners and not self.database.is_sqlite:
+            self._end_sessions()
         if self.lock is not None and not self.lock.acquire() and not self._outwaited():
             return None
         unix_s = int(self.unix_s())
@@ -168,6 +170,10 @@ class _Standby:
         if self._is_here(row):
             return not row.process.is_alive()
         return self.lock is not None and self.lock.acquire()
+
+    def _end_sessions(self) -> None:
+        if ended := self.database.end_frozen_sessions():
+            log.warning("frozen_sessions_ended", count=ended)
 
     def _kill(self, owners: Sequence[LeaseRow]) -> bool:
         """Kill owners that are frozen on this machine; say whether all are gone."""
