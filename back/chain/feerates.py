@@ -124,12 +124,19 @@ def _smoothed(before: int | None, sample: int) -> int:
 class FeerateSource:
     """Asks bitcoind, remembers the last answer and tells who listens when it changed.
 
+    Args:
+        has_market: False on regtest: what bitcoind makes of a few test transactions is no estimate,
+            so only its mempool's minimum counts there.
+
     Attributes:
         current: what to use now; the fallback until the first answer.
     """
 
-    def __init__(self, bitcoind: Bitcoind, limits: FeerateLimits | None = None) -> None:
+    def __init__(
+        self, bitcoind: Bitcoind, limits: FeerateLimits | None = None, *, has_market: bool = True
+    ) -> None:
         self._bitcoind = bitcoind
+        self._has_market = has_market
         self._limits = limits or FeerateLimits()
         self._known: Feerates | None = None
         fallback = self._limits.fallback_per_kw
@@ -143,7 +150,7 @@ class FeerateSource:
         Raises:
             BitcoindUnavailable: no answer.
         """
-        targets = sorted(set(TARGETS.values()))
+        targets = sorted(set(TARGETS.values())) if self._has_market else []
         calls = [("estimatesmartfee", (blocks, "conservative")) for blocks in targets]
         *answers, mempool = await self._bitcoind.batch([*calls, ("getmempoolinfo", ())])
         by_target = dict(zip(targets, map(_estimate, answers), strict=True))
@@ -151,7 +158,7 @@ class FeerateSource:
             raise BitcoindUnavailable(str(mempool))
         minimum = max(Decimal(mempool["mempoolminfee"]), Decimal(mempool["minrelaytxfee"]))
         self._known = decide(
-            {name: by_target[blocks] for name, blocks in TARGETS.items()},
+            {name: by_target.get(blocks) for name, blocks in TARGETS.items()},
             per_kw_from_btc_per_kvb(minimum) + ROUNDING_PER_KW,
             self._known,
             self._limits,

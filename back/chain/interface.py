@@ -88,7 +88,10 @@ class Wallet(Protocol):
         """Return every outpoint that is locked in the wallet."""
 
     async def free_locks(self, keep: frozenset[Outpoint] = frozenset()) -> frozenset[Outpoint]:
-        """Free all locks but ``keep`` (at start: what stored channels hold); return the freed."""
+        """Free all locks but ``keep`` and those made since our start; return the freed.
+
+        Once at each start: ``keep`` is what stored channels hold.
+        """
 
     async def balance(self) -> Balance:
         """Return what is in the wallet, in satoshi."""
@@ -162,8 +165,8 @@ class Chain(Protocol):
         ``untold``: after ``told`` with a height, a reorg took it out.
         """
 
-    def unwatch(self, watch: Watch) -> None:
-        """Forget a watch and its callbacks; nothing if it is not there."""
+    def unwatch(self, watch: Watch, told: Callable[..., None] | None = None) -> None:
+        """Forget a watch: for ``told`` alone, or for all. Nothing if it is not there."""
 
     def listen_feerates(self, listener: Callable[[Feerates], None]) -> Callable[[], None]:
         """Hear every change of the feerates; return what stops it."""

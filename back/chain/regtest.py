@@ -277,9 +277,10 @@ class Regtest:
     async def send_to(self, address: str, amount_btc: float | str) -> str:
         """Pay from the miner's wallet (not mined yet); return the txid."""
         options = {"change_type": "bech32", "fee_rate": 10}
-        sent = await self.wallet_call(
-            "send", {address: str(amount_btc)}, None, "unset", None, options
-        )
+        outputs = {address: f"{float(amount_btc):.8f}"}
+        sent = await self.wallet_call("send", outputs, None, "unset", None, options)
+        # other wallets hear of the mempool a moment later
+        await self.call("syncwithvalidationinterfacequeue")
         return str(sent["txid"])
 
     async def mempool(self) -> list[str]:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeAlias, TypeVar
 
 import structlog
 
@@ -38,6 +38,8 @@ __all__ = ["BitcoindChain"]
 
 log = structlog.get_logger()
 Listener = TypeVar("Listener", bound=Callable[..., None])
+_Callbacks: TypeAlias = tuple[Callable[..., None], Callable[[], None] | None]
+"""Told, and untold after a reorg."""
 
 FEERATES_EVERY_S = 60.0
 DEEP = 6
@@ -70,7 +72,9 @@ class BitcoindChain:
         self._network = network
         self._store = store
         self.bitcoind = Bitcoind(settings)
-        self._feerate_source = FeerateSource(self.bitcoind, limits)
+        self._feerate_source = FeerateSource(
+            self.bitcoind, limits, has_market=network is not REGTEST
+        )
         self._wallet = BitcoindWallet(self.bitcoind, lambda: self.feerates.funding_per_kw)
         self._watcher = Watcher(
             self.bitcoind,
@@ -80,11 +84,10 @@ class BitcoindChain:
             came_back=self._open_wallet,
         )
         self.publisher = Publisher(self.bitcoind, self._rejected)
-        self._told: dict[Watch, list[Callable[..., None]]] = {}
-        self._untold: dict[Watch, list[Callable[[], None]]] = {}
+        self._callbacks: dict[Watch, list[_Callbacks]] = {}
         self._listeners: list[Callable[[ChainEvent], None]] = []
         self._rejected_listeners: list[Callable[[Rejected], None]] = []
-        self._publications: dict[bytes, WatchConfirmed] = {}
+        self._publications: dict[bytes, tuple[WatchConfirmed, ConfirmedCallback]] = {}
         self._undated: dict[bytes, bytes] = {}
         """Published before the tip was known: txid and an output's script."""
         self._is_started = False
@@ -132,16 +135,20 @@ class BitcoindChain:
         """Follow the chain, publish and ask for feerates until cancelled.
 
         Raises:
-            ExceptionGroup: of ChainRefused or what the store raises for good, as LeaseLost.
+            ChainRefused: see :meth:`start`; or bitcoind's chain never held our last block.
+            LeaseLost: another back took over: what the store says when blocks are stored.
         """
         if not self._is_started:
             await self.start()
         await self._watcher.load()
         self._date_publications()
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._watcher.run(), name="chain watcher")
-            group.create_task(self.publisher.run(), name="chain publisher")
-            group.create_task(self._follow_feerates(), name="chain feerates")
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._watcher.run(), name="chain watcher")
+                group.create_task(self.publisher.run(), name="chain publisher")
+                group.create_task(self._follow_feerates(), name="chain feerates")
+        except ExceptionGroup as failed:
+            raise _first(failed) from failed
 
     async def close(self) -> None:
         """End the connections to bitcoind."""
@@ -258,16 +265,17 @@ class BitcoindChain:
     def _set(
         self, watch: Watch, told: Callable[..., None], untold: Callable[[], None] | None
     ) -> None:
-        self._told.setdefault(watch, []).append(told)
-        if untold is not None:
-            self._untold.setdefault(watch, []).append(untold)
+        self._callbacks.setdefault(watch, []).append((told, untold))
         self._watcher.add(watch)
 
-    def unwatch(self, watch: Watch) -> None:
-        """Forget a watch and its callbacks; nothing if it is not there."""
-        self._told.pop(watch, None)
-        self._untold.pop(watch, None)
-        self._watcher.remove(watch)
+    def unwatch(self, watch: Watch, told: Callable[..., None] | None = None) -> None:
+        """Forget a watch: for ``told`` alone, or for all. Nothing if it is not there."""
+        left = [pair for pair in self._callbacks.get(watch, ()) if told not in {None, pair[0]}]
+        if left:
+            self._callbacks[watch] = left
+        else:
+            self._callbacks.pop(watch, None)
+            self._watcher.remove(watch)
 
     def publish(self, transaction: bytes, what: str) -> None:
         """Broadcast now and again at each block until it is deep in the chain. Idempotent.
@@ -287,9 +295,11 @@ class BitcoindChain:
         since_height = max(0, self.tip.height - LOOK_BACK_BLOCKS)
         while self._undated:
             txid, script_pubkey = self._undated.popitem()
-            self._publications[txid] = self.watch_confirmed(
-                txid, script_pubkey, DEEP, since_height, partial(self._is_deep, txid)
-            )
+            told = partial(self._is_deep, txid)
+            # known before it is set: it may be told at once
+            watch = WatchConfirmed(txid, script_pubkey, DEEP, since_height)
+            self._publications[txid] = (watch, told)
+            self._set(watch, told, None)
 
     def _is_deep(self, txid: bytes, *_: object) -> None:
         self.stop_publishing(txid)
@@ -298,9 +308,9 @@ class BitcoindChain:
         """Publish it no more: nobody wants it, or it is deep in the chain."""
         self.publisher.forget(txid)
         self._undated.pop(txid, None)
-        watch = self._publications.pop(txid, None)
-        if watch is not None:
-            self.unwatch(watch)
+        publication = self._publications.pop(txid, None)
+        if publication is not None:
+            self.unwatch(*publication)
 
     def _rejected(self, rejected: Rejected) -> None:
         if rejected.is_permanent:
@@ -313,14 +323,15 @@ class BitcoindChain:
             listener(event)
         match event:
             case Confirmed(watch=watch):
-                for told in list(self._told.get(watch, ())):
+                for told, _ in list(self._callbacks.get(watch, ())):
                     told(event.height, event.transaction_index, event.transaction)
             case Spent(watch=watch):
-                for told in list(self._told.get(watch, ())):
+                for told, _ in list(self._callbacks.get(watch, ())):
                     told(event.transaction, event.height)
             case Unconfirmed(watch=watch):
-                for untold in list(self._untold.get(watch, ())):
-                    untold()
+                for _, untold in list(self._callbacks.get(watch, ())):
+                    if untold is not None:
+                        untold()
             case BlockConnected() | BlockDisconnected():
                 self._date_publications()
                 self.publisher.again()
@@ -334,6 +345,14 @@ def _listen(listeners: list[Listener], listener: Listener) -> Callable[[], None]
             listeners.remove(listener)
 
     return stop
+
+
+def _first(failed: ExceptionGroup[Exception]) -> Exception:
+    """The first error within nested groups: the others are its followers."""
+    error: Exception = failed
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 def _conforms(chain: BitcoindChain) -> "interface.Chain":

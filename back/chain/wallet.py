@@ -101,6 +101,8 @@ class BitcoindWallet:
         self._feerate_per_kw = feerate_per_kw
         # selecting coins, locking them and avoiding legacy ones is one act
         self._selecting = asyncio.Lock()
+        self._locked_now: set[Outpoint] = set()
+        """Locked since our start: their openings go on, whatever is stored."""
 
     async def open(self) -> None:
         """Load the wallet; make it if it does not exist.
@@ -137,6 +139,7 @@ class BitcoindWallet:
         async with self._selecting:
             made = await self._select_coins(empty, feerate)
             unsigned = bytes.fromhex(made["hex"])
+            self._locked_now.update(block.inputs(unsigned))
             try:
                 coins = [_rpc_form(outpoint) for outpoint in block.inputs(unsigned)]
                 await self._bitcoind.wallet_call("lockunspent", False, coins, True)
@@ -177,7 +180,9 @@ class BitcoindWallet:
 
     async def rollback(self, transaction: bytes) -> None:
         """Free the inputs of a transaction that will never be published. Idempotent."""
-        await self._unlock([_rpc_form(outpoint) for outpoint in block.inputs(transaction)])
+        coins = block.inputs(transaction)
+        await self._unlock([_rpc_form(outpoint) for outpoint in coins])
+        self._locked_now.difference_update(coins)
 
     async def locked_outpoints(self) -> frozenset[Outpoint]:
         """Return every outpoint that is locked in the wallet."""
@@ -185,9 +190,12 @@ class BitcoindWallet:
         return frozenset(Outpoint(hash_from_rpc(c["txid"]), c["vout"]) for c in coins)
 
     async def free_locks(self, keep: frozenset[Outpoint] = frozenset()) -> frozenset[Outpoint]:
-        """Free all locks but ``keep``; return the freed. Only for the start: see the module."""
+        """Free all locks but ``keep`` and those made since our start; return the freed.
+
+        Once at each start: what an earlier run left behind, see the module.
+        """
         async with self._selecting:
-            lost = await self.locked_outpoints() - keep
+            lost = await self.locked_outpoints() - keep - self._locked_now
             await self._unlock([_rpc_form(outpoint) for outpoint in lost])
         if lost:
             log.info("lost_locks_freed", outpoints=[str(outpoint) for outpoint in lost])

@@ -152,7 +152,8 @@ class Watcher:
         """Follow the chain until cancelled. bitcoind may come and go.
 
         Raises:
-            ChainRefused: bitcoind follows a chain that has never held our last block.
+            ExceptionGroup: of ChainRefused (bitcoind follows a chain that has never held our last
+                block) or of what the store raises for good.
         """
         async with asyncio.TaskGroup() as group:
             group.create_task(self.notifications.run())

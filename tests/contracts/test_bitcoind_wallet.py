@@ -112,11 +112,21 @@ async def test_locks_of_forgotten_channels_are_freed_at_the_start_and_others_kep
     await _fund(bitcoind, wallet, 0.01)
     lost = await wallet.fund(SCRIPT, 900_000)
     await client.call("unloadwallet", client.settings.wallet)
+    wallet = BitcoindWallet(client, lambda: FEERATE)  # the next run
     await wallet.open()
     keep = frozenset(block.inputs(kept.transaction))
     assert await wallet.locked_outpoints() == keep | frozenset(block.inputs(lost.transaction))
     assert await wallet.free_locks(keep) == frozenset(block.inputs(lost.transaction))
     assert await wallet.locked_outpoints() == keep
+
+
+async def test_locks_of_openings_under_way_survive_the_clearing_at_the_start(
+    bitcoind: Regtest, wallet: BitcoindWallet  # noqa: F811
+) -> None:  # fmt: skip
+    await _fund(bitcoind, wallet, 0.01)
+    made = await wallet.fund(SCRIPT, 900_000)
+    assert not await wallet.free_locks()
+    assert await wallet.locked_outpoints() == frozenset(block.inputs(made.transaction))
 
 
 async def test_a_published_funding_transaction_leaves_no_lock(

@@ -1,6 +1,8 @@
 """The chain service against a real bitcoind: blocks, confirmations, spends, reorgs, absences."""
 
 import asyncio
+import signal
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -21,7 +23,7 @@ from back.chain.publisher import Rejected  # noqa: TC001 - says what is in a lis
 from back.chain.regtest import Regtest
 from back.chain.service import BitcoindChain
 from shared.chain import TESTNET, Outpoint
-from shared.errors import ChainRefused
+from shared.errors import BitcoindUnavailable, ChainRefused, LeaseLost, StorageUnavailable
 
 NO_ZMQ = {"zmq_block": "", "zmq_tx": ""}
 ZMQ_ONLY = {"poll_interval_s": 60.0}
@@ -173,9 +175,10 @@ async def test_a_reorg_while_away_is_followed_even_below_the_kept_blocks(
 
 async def test_a_database_of_another_chain_is_refused(own_bitcoind: Regtest) -> None:  # noqa: F811
     store = MemoryBlockStore([BlockRef(50, bytes(32))])
-    with pytest.RaisesGroup(ChainRefused, flatten_subgroups=True):
-        async with running(own_bitcoind, store) as heard:
-            await heard.is_over()
+    async with running(own_bitcoind, store) as heard:
+        failure = await heard.failure()
+        assert isinstance(failure, ChainRefused)
+        assert "never seen our block" in str(failure)
 
 
 async def test_a_bitcoind_that_lost_its_last_blocks_is_followed_back(
@@ -452,15 +455,79 @@ async def test_a_new_cookie_is_read_again(own_bitcoind: Regtest) -> None:  # noq
 
 
 async def test_a_wrong_password_is_refused(own_bitcoind: Regtest) -> None:  # noqa: F811
-    with pytest.raises(ChainRefused, match="refuses our login"):
-        async with running(own_bitcoind, password="wrong") as heard:
-            await heard.is_over()
+    async with running(own_bitcoind, password="wrong") as heard:
+        failure = await heard.failure()
+        assert isinstance(failure, ChainRefused)
+        assert "check user and password" in str(failure)
 
 
 async def test_another_network_is_refused(tmp_path: Path, own_bitcoind: Regtest) -> None:  # noqa: F811
     async with BitcoindChain(own_bitcoind.settings(), TESTNET, MemoryBlockStore()) as chain:
         with pytest.raises(ChainRefused, match="follows regtest, this node is for testnet"):
             await chain.start()
+
+
+async def test_a_frozen_bitcoind_is_noticed_and_its_return_too(
+    own_bitcoind: Regtest,  # noqa: F811
+) -> None:
+    async with following(own_bitcoind, timeout_s=0.5) as heard:
+        assert own_bitcoind.process is not None
+        own_bitcoind.process.send_signal(signal.SIGSTOP)
+        try:
+            await until(lambda: not heard.chain.is_synced, "the alarm")
+            with pytest.raises(BitcoindUnavailable):
+                await heard.chain.wallet.balance()
+        finally:
+            own_bitcoind.process.send_signal(signal.SIGCONT)
+        await until(lambda: heard.chain.is_synced, "its return")
+        await heard.mine()
+
+
+class _AbsentStore(MemoryBlockStore):
+    """A store whose database is away, or whose lease is lost, while ``failure`` is set."""
+
+    failure: Exception | None = None
+
+    async def store_blocks(self, fork_height: int, connected: Sequence[BlockRef]) -> None:
+        if self.failure is not None:
+            raise self.failure
+        await super().store_blocks(fork_height, connected)
+
+
+async def test_blocks_that_could_not_be_stored_are_stored_when_the_database_is_back(
+    own_bitcoind: Regtest,  # noqa: F811
+) -> None:
+    store = _AbsentStore()
+    async with following(own_bitcoind, store) as heard:
+        height = await heard.mine(2)
+        await until(lambda: store.blocks[-1].height == height, "the stored tip")
+        store.failure = StorageUnavailable("away")
+        await own_bitcoind.mine(2)
+        await until(lambda: heard.heights()[-1] == height + 2, "blocks are told all the same")
+        await _reorg(own_bitcoind, 3, 5)
+        await until(lambda: heard.heights()[-1] == height + 4, "the reorg too")
+        assert store.blocks[-1].height == height
+        store.failure = None
+        await until(lambda: store.blocks[-1] == heard.chain.tip, "the stored tip")
+    for block_ref in store.blocks[-6:]:
+        name = await own_bitcoind.call("getblockhash", block_ref.height)
+        assert hash_from_rpc(name) == block_ref.hash
+
+
+async def test_a_lost_lease_ends_the_service(own_bitcoind: Regtest) -> None:  # noqa: F811
+    store = _AbsentStore()
+    async with following(own_bitcoind, store) as heard:
+        store.failure = LeaseLost((64,))
+        await own_bitcoind.mine(1)
+        assert await heard.failure() is store.failure
+
+
+async def test_a_stopped_service_leaves_no_task_behind(own_bitcoind: Regtest) -> None:  # noqa: F811
+    before = asyncio.all_tasks()
+    async with following(own_bitcoind) as heard:
+        heard.chain.publish((await Coin.make(own_bitcoind)).raw, "funding")
+        await heard.mine()
+    assert asyncio.all_tasks() == before
 
 
 # --- publishing ----------------------------------------------------------------------------------
@@ -478,6 +545,24 @@ async def test_a_transaction_is_published_until_it_is_deep(own_bitcoind: Regtest
         assert heard.chain.publisher.pending == {block.txid(spend)}
         await heard.mine()
         assert not heard.chain.publisher.pending
+
+
+async def test_the_end_of_a_publication_ends_nobody_elses_watch(
+    own_bitcoind: Regtest,  # noqa: F811
+) -> None:
+    async with following(own_bitcoind) as heard:
+        coin = await Coin.make(own_bitcoind)
+        heard.chain.publish(coin.raw, "closing")
+        [(watch, _)] = heard.chain._publications.values()
+        told: list[int] = []
+        heard.chain.watch_confirmed(
+            watch.txid, watch.script_pubkey, watch.min_depth, watch.since_height,
+            lambda height, *_: told.append(height),
+        )  # fmt: skip
+        heard.chain.stop_publishing(coin.txid)
+        assert not heard.chain.publisher.pending
+        height = await heard.mine(6)
+        assert told == [height - 5]
 
 
 async def test_a_transaction_that_a_reorg_and_a_restart_lost_is_published_again(

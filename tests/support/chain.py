@@ -36,6 +36,7 @@ class Heard:
     """A running chain service and its events; ``task`` is its life."""
 
     task: "asyncio.Task[None]"
+    is_failure_known = False
 
     def __init__(self, chain: BitcoindChain, node: Regtest) -> None:
         self.chain = chain
@@ -47,10 +48,12 @@ class Heard:
         """All events of one class, in order."""
         return [event for event in self.events if isinstance(event, kind)]
 
-    async def is_over(self) -> None:
-        """Wait until the service gave up."""
+    async def failure(self) -> BaseException | None:
+        """Wait until the service gave up, and return why."""
         await asyncio.wait({self.task}, timeout=15)
         assert self.task.done()
+        self.is_failure_known = True
+        return self.task.exception()
 
     async def first(self, kind: type[E], timeout_s: float = 15.0) -> E:
         """Wait for the first event of a class."""
@@ -104,5 +107,7 @@ async def running(
             yield heard
         finally:
             heard.task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await heard.task
+            await asyncio.wait({heard.task})
+            if not heard.is_failure_known:
+                with contextlib.suppress(asyncio.CancelledError):
+                    heard.task.result()
