@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 install: $(VENV)/.installed  ## make .venv with Squall and everything it needs
 
 $(VENV)/.installed: pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	test -x $(BIN)/python -a -x $(BIN)/pip || tools/make-venv.sh $(VENV) $(PYTHON)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[embedded,aws,dev]'
 	touch $@
 
