@@ -5,6 +5,7 @@ channel ids are in internal byte order as there, txids reversed.
 """
 
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from back.storage.invoices import InvoiceState
@@ -40,8 +41,9 @@ def timestamp_json(unix_s: float) -> Json:
     return {"iso": moment.strftime("%Y-%m-%dT%H:%M:%SZ"), "unix": int(unix_s)}
 
 
+@lru_cache(maxsize=256)
 def features_json(features: "FeatureSet") -> Json:
-    """Feature names with how strongly they are meant."""
+    """Feature names with how strongly they are meant. Shared: not to be changed."""
     activated = {
         f.name: "mandatory" if features.requires(f) else "optional" for f in features.features
     }

@@ -97,14 +97,22 @@ class ApiServer:
     _running: "asyncio.Task[None]"
 
     @classmethod
-    async def start(cls, node: "ApiNode", host: str, port: int) -> "ApiServer":
+    async def start(
+        cls, node: "ApiNode", host: str, port: int, *, app: "ASGIApp | None" = None
+    ) -> "ApiServer":
         """Listen and serve.
+
+        Args:
+            node: what the calls act on.
+            host: to listen on.
+            port: 0: any.
+            app: instead of the one that :func:`create_app` makes of the node.
 
         Raises:
             OSError: the address cannot be had.
         """
         listening = _listen(host, port)
-        server = _server(create_app(node))
+        server = _server(app or create_app(node))
         running = asyncio.create_task(server.serve(sockets=[listening]), name="api")
         while not server.started:
             if running.done():
