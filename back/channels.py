@@ -4,6 +4,7 @@ import asyncio
 import secrets
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
@@ -111,6 +112,8 @@ class Channels:
     height: int = 0
     _tasks: "set[asyncio.Task[None]]" = field(default_factory=set)
     _outcomes: "dict[bytes, asyncio.Future[Channel]]" = field(default_factory=dict)
+    _watches: dict[int, list[Callable[[], None]]] = field(default_factory=dict)
+    """What ends the watches of a channel, by its key index."""
     _deeds: dict[type[Effect], Callable[[ChannelRunner, Any], None]] = field(init=False)
 
     # --- start ---------------------------------------------------------------------------------
@@ -160,6 +163,8 @@ class Channels:
 
     def _remove(self, runner: ChannelRunner) -> None:
         channel = runner.channel
+        for unwatch in self._watches.pop(channel.parameters.key_index, ()):
+            unwatch()
         self.runners.pop(channel.channel_id, None)
         peer = self.peers.get(channel.parameters.node_id)
         peer.runners.pop(channel.channel_id, None)
@@ -286,9 +291,7 @@ class Channels:
             Send: lambda runner, e: runner.send(e.message),
             CloseConnection: lambda runner, e: self._close_connection(runner, e.warning),
             MakeFundingTransaction: lambda runner, e: self._spawn(self._fund(runner, e), "fund"),
-            FreeFunding: lambda _, e: self._spawn(
-                self.chain.wallet.rollback(e.transaction), "free funding"
-            ),
+            FreeFunding: lambda _, e: self._spawn(self._free(e.transaction), "free funding"),
             Publish: self._publish,
             WatchConfirmed: self._watch_confirmed,
             WatchSpent: self._watch_spent,
@@ -313,6 +316,13 @@ class Channels:
             return
         runner.post(FundingTransactionMade(funding.transaction, funding.output_index))
 
+    async def _free(self, transaction: bytes) -> None:
+        """Free a transaction's inputs; where bitcoind is away, the next start does."""
+        try:
+            await self.chain.wallet.rollback(transaction)
+        except LightningError as error:
+            log.warning("wallet_lock_left", error=str(error))
+
     def _publish(self, runner: ChannelRunner, effect: Publish) -> None:
         self.chain.publish(effect.transaction, effect.what)
         if effect.what != "funding":
@@ -328,15 +338,23 @@ class Channels:
             else:
                 runner.post(TransactionConfirmed(watch.txid, height))
 
-        self.chain.watch_confirmed(
+        set_watch = self.chain.watch_confirmed(
             watch.txid, watch.script_pubkey, watch.depth, watch.since_height, told
         )
+        self._unwatch_at_end(runner, partial(self.chain.unwatch, set_watch, told))
 
     def _watch_spent(self, runner: ChannelRunner, watch: WatchSpent) -> None:
         def told(transaction: bytes, height: int | None) -> None:
             runner.post(FundingSpent(transaction, height))
 
-        self.chain.watch_spent(watch.outpoint, watch.script_pubkey, watch.since_height, told)
+        set_watch = self.chain.watch_spent(
+            watch.outpoint, watch.script_pubkey, watch.since_height, told
+        )
+        self._unwatch_at_end(runner, partial(self.chain.unwatch, set_watch, told))
+
+    def _unwatch_at_end(self, runner: ChannelRunner, unwatch: Callable[[], None]) -> None:
+        key_index = runner.channel.parameters.key_index
+        self._watches.setdefault(key_index, []).append(unwatch)
 
     def _renamed(self, runner: ChannelRunner, effect: ChannelIdAssigned) -> None:
         peer = self.peers.get(runner.channel.parameters.node_id)

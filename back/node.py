@@ -30,7 +30,7 @@ from back.storage import blocks, peers as stored_peers
 from back.storage.store import NODE_SHARD, Store
 from back.switchboard import Identity, Switchboard
 from shared.chain import MAINNET
-from shared.errors import BackendError, ChainRefused, CommandError, LeaseLost
+from shared.errors import BackendError, CommandError, LeaseLost, LightningError
 from shared.fabric import subjects
 from shared.fabric.client import FabricClient
 from shared.fabric.requests import Alive, Load
@@ -204,6 +204,9 @@ class Node:
         self.channels.payments = self.payments
         self.payments.on_outcome = self.metrics.payment_ended
         self.chain.listen(self._chain_told)
+        self.chain.listen_feerates(
+            lambda feerates: self.channels.feerate_changed(feerates.commitment_per_kw)
+        )
         # Watches first, blocks after: a start hears of nothing twice and misses nothing.
         await self.payments.start()
         await self.channels.restore()
@@ -215,10 +218,10 @@ class Node:
     async def _follow_chain(self) -> None:
         try:
             await self.chain.run()
-        except* ChainRefused as refused:
-            self._fail(refused.exceptions[0])
-        except* LeaseLost as lost:
-            self._fail(lost.exceptions[0])
+        except (LightningError, OSError) as error:
+            # Without the chain no channel is safe for long: better a process that says why it ends.
+            log.exception("chain_stopped")
+            self._fail(error)
 
     def _fail(self, error: Exception) -> None:
         """End the process, saying why."""
@@ -289,7 +292,6 @@ class Node:
         match event:
             case BlockConnected(height=height):
                 self.channels.block_connected(height)
-                self.channels.feerate_changed(self.chain.feerates.commitment_per_kw)
                 self.metrics.height.set(height)
             case BlockDisconnected(height=height):
                 self.channels.block_connected(height - 1)
