@@ -36,6 +36,12 @@ SWITCH_S = 0.0001
 """How soon the interpreter lets the committer go on while the loop computes. A commit gives the
 interpreter up at every row, and a loop whose turns are shorter than this interval takes it back
 before the committer has woken: with Python's own 5 ms a busy loop stops commits for seconds."""
+LEND_AFTER_S = 0.005
+LEND_S = 0.002
+LEND_BRIEFLY_S = 0.000_1
+"""A loop that is never idle can keep the interpreter from the committer whatever the interval: it
+gives it up for a microsecond per turn and has it back before the other has woken. So a loop whose
+commit is under way for too long stands still for a moment, at most until only COMMIT is left."""
 MAX_ITEMS = 2_000
 """Submissions in one transaction: bounds how long the first of them waits."""
 
@@ -97,7 +103,15 @@ class Committer:
         self._queue: list[_Item] = []
         self._condition = threading.Condition()
         self._is_stopping = False
-        self._writer = FencedWriter(database, held, may_go_on=lambda: not self._is_stopping)
+        self._is_busy = False
+        self._lending: asyncio.TimerHandle | None = None
+        self._needs_nothing = threading.Event()
+        self._writer = FencedWriter(
+            database,
+            held,
+            may_go_on=lambda: not self._is_stopping,
+            on_commit=self._needs_nothing.set,
+        )
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._run, name="committer", daemon=True)
 
@@ -136,7 +150,19 @@ class Committer:
             else:
                 self._queue.append(item)
                 self._condition.notify()
+                if self._lending is None:
+                    self._lending = self._loop.call_later(LEND_AFTER_S, self._lend)
         return item.future
+
+    def _lend(self) -> None:
+        """Let the committer compute, if it still has to; see :data:`LEND_AFTER_S`."""
+        self._lending = None
+        if self._loop is not None and (self._is_busy or self._queue):
+            if self._needs_nothing.is_set():
+                time.sleep(LEND_BRIEFLY_S)  # in COMMIT, or back from it and waiting to say so
+            else:
+                self._needs_nothing.wait(LEND_S)
+            self._lending = self._loop.call_later(LEND_AFTER_S, self._lend)
 
     def commit_no(self, shard: int) -> int:
         """Return the shard's last durable commit number, for hello."""
@@ -177,8 +203,11 @@ class Committer:
     def _next_items(self) -> list[_Item]:
         """Wait for work; nothing means stop."""
         with self._condition:
+            self._is_busy = False
             while not self._queue and not self._is_stopping:
                 self._condition.wait()
+            self._is_busy = True
+            self._needs_nothing.clear()
             items, self._queue = self._queue[:MAX_ITEMS], self._queue[MAX_ITEMS:]
             return items
 

@@ -47,7 +47,12 @@ class FencedWriter:
     """
 
     def __init__(
-        self, database: Database, held: Lease, *, may_go_on: Callable[[], bool] = lambda: True
+        self,
+        database: Database,
+        held: Lease,
+        *,
+        may_go_on: Callable[[], bool] = lambda: True,
+        on_commit: Callable[[], None] = lambda: None,
     ) -> None:
         """Prepare; the connection is made at the first commit.
 
@@ -55,11 +60,13 @@ class FencedWriter:
             database: where.
             held: the lease.
             may_go_on: asked before each further try to learn a commit's outcome.
+            on_commit: called when the statements are done and only COMMIT is left.
         """
         self.numbers = dict(held.commit_numbers)
         self._database = database
         self._epoch = held.epoch
         self._may_go_on = may_go_on
+        self._on_commit = on_commit
         self._driver: Driver | None = None
         self._fence_sql = ""
         self._look_sql = ""
@@ -113,6 +120,7 @@ class FencedWriter:
         if wrong := _unexpected(groups, counts[1:]):
             self._roll_back(driver)
             raise WriteRefused(wrong)
+        self._on_commit()
         try:
             driver.commit()
         except Exception as error:

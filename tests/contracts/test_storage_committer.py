@@ -2,10 +2,13 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 
 import pytest
+import uvloop
 from support.databases import (
+    DEADLINE_S,
     SHARDS,
     Gate,
     Hooks,
@@ -435,3 +438,29 @@ def test_two_writers_never_both_succeed(database: Database) -> None:
     assert not set(done) & set(refused["alice"] + refused["bob"])
     assert set(commit_numbers(database).values()) == {len(done)}
     assert done, "nobody ever wrote"
+
+
+def test_a_loop_that_is_never_idle_does_not_stop_commits(database: Database) -> None:
+    """Its turns are so short that it always has the interpreter back before another wakes."""
+
+    async def commit_beside_a_busy_loop() -> None:
+        is_done = False
+
+        async def never_idle() -> None:
+            while not is_done:
+                until = time.perf_counter() + 0.000_05
+                while time.perf_counter() < until:
+                    pass
+                await asyncio.sleep(0)
+
+        async with committing(database, take_over(database)) as committer:
+            busy = asyncio.create_task(never_idle())
+            async with asyncio.timeout(DEADLINE_S):
+                for n in range(20):
+                    await committer.submit(0, [event(f"{n}.{k}") for k in range(20)])
+            is_done = True
+            await busy
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(commit_beside_a_busy_loop())
+    assert len(topics(database)) == 400
