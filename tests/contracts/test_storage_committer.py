@@ -15,9 +15,10 @@ from support.databases import (
     committing,
     storing,
     take_over,
+    until,
 )
 
-from back.storage import outbox
+from back.storage import committer as committer_module, outbox
 from back.storage.committer import CommitReport, Committer
 from back.storage.database import Database
 from back.storage.fence import FencedWriter
@@ -464,3 +465,20 @@ def test_a_loop_that_is_never_idle_does_not_stop_commits(database: Database) -> 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(commit_beside_a_busy_loop())
     assert len(topics(database)) == 400
+
+
+async def test_the_loop_lends_its_time_while_a_commit_computes_and_only_then(
+    database: Database, hooks: Hooks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(committer_module, "LEND_AFTER_S", 0.001)
+    lent: list[float] = []
+    async with committing(database, take_over(database)) as committer:
+        monkeypatch.setattr(committer._needs_nothing, "wait", lent.append)
+        gate = hold_first(hooks, "run")
+        future = committer.submit(0, [event("a")])
+        await gate.reached()
+        await until(lambda: len(lent) > 3, "the loop lends")
+        gate.open()
+        await future
+        await until(lambda: committer._lending is None, "the end of lending")
+        assert set(lent) == {committer_module.LEND_S}
