@@ -8,6 +8,7 @@ Decisions are pure; the services around them only look up, commit and post.
   means.
 * :mod:`.hints` ·: route hints for private channels.
 * :mod:`.invoices`, :mod:`.receiver`, :mod:`.sender`, :mod:`.sending`: the services.
+* :mod:`.history`: what became of payments.
 * :mod:`.service`: :class:`~.service.Payments`, all of them behind one door, and the sink of the
   channels' facts.
 """

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from back.channel.model import Channel, Phase
 from back.channel.policy import MAX_ACCEPTED_HTLCS
 from back.channel.spec import (
-    CommitmentSpec,
     Tally,
     local_spec,
     next_local_spec,
@@ -44,9 +43,8 @@ def can_send_msat(channel: Channel) -> int:
     remote = Tally.of(channel, remote_spec(channel))
     if remote.offered_count >= min(peer.max_accepted_htlcs, MAX_ACCEPTED_HTLCS):
         return 0
-    most = _most_msat(
-        channel, (prospective_local_spec(channel), remote_spec(channel)), offered=True
-    )
+    local = Tally.of(channel, prospective_local_spec(channel))
+    most = _most_msat(channel, (local, remote), offered=True)
     most = min(most, peer.max_htlc_value_in_flight_msat - remote.offered_msat)
     return most if most >= max(1, peer.htlc_minimum_msat) else 0
 
@@ -59,8 +57,8 @@ def can_receive_msat(channel: Channel) -> int:
     local = Tally.of(channel, next_local_spec(channel))
     if local.received_count >= min(ours.max_accepted_htlcs, MAX_ACCEPTED_HTLCS):
         return 0
-    specs = (next_local_spec(channel), local_spec(channel), remote_spec(channel))
-    most = _most_msat(channel, specs, offered=False)
+    others = (Tally.of(channel, spec) for spec in (local_spec(channel), remote_spec(channel)))
+    most = _most_msat(channel, (local, *others), offered=False)
     most = min(most, ours.max_htlc_value_in_flight_msat - local.received_msat)
     return most if most >= max(1, ours.htlc_minimum_msat) else 0
 
@@ -88,13 +86,13 @@ class _Room:
     untrimmed_msat: int
 
 
-def _most_msat(channel: Channel, specs: tuple[CommitmentSpec, ...], *, offered: bool) -> int:
+def _most_msat(channel: Channel, tallies: tuple[Tally, ...], *, offered: bool) -> int:
     """The largest HTLC that fits in every commitment; 0 if none does.
 
     An HTLC may have an output in one commitment and none in another, so each side of every
     commitment's dust threshold is tried, the largest amounts first.
     """
-    rooms = [_room(channel, Tally.of(channel, spec), offered=offered) for spec in specs]
+    rooms = [_room(channel, tally, offered=offered) for tally in tallies]
     bounds = sorted({0, *(room.least_msat for room in rooms)}, reverse=True)
     above: int | None = None
     for lowest in bounds:

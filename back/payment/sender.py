@@ -23,6 +23,7 @@ from uuid import UUID
 import structlog
 
 from back.channel.events import OfferHtlc
+from back.channel.model import Link
 from back.payment import send
 from back.payment.sending import (
     MAX_ATTEMPTS,
@@ -235,27 +236,8 @@ class Sender:
 
     def _offer(self, sending: Sending) -> str:
         """Post an HTLC; say why not if there is none to post."""
-        wanted = sending.order
-        if wanted is None or self._clock() >= wanted.expires_at:
-            return "the invoice has expired"
-        if len(sending.tried) >= sending.max_attempts:
-            return f"{len(sending.tried)} attempts have failed"
-        runners = {
-            r.channel.parameters.key_index: r
-            for r in self._runners(wanted.payee)
-            if not r.is_stopped
-        }
-        if not runners:
-            return f"there is no channel with {wanted.payee.hex()}"
-        channel = send.choose_channel(
-            [self._candidate(runner.channel) for runner in runners.values()],
-            wanted.amount_msat,
-            frozenset(sending.tried),
-        )
-        if channel is None:
-            return "no channel with the payee can send so much now"
-        key_index = channel.parameters.key_index
         try:
+            wanted, runner = self._next_way(sending)
             onion = send.payment_onion(
                 wanted,
                 height=self._height(),
@@ -264,8 +246,34 @@ class Sender:
             )
         except CommandError as error:
             return str(error)
-        self._post(sending, runners[key_index], onion)
+        self._post(sending, runner, onion)
         return ""
+
+    def _next_way(self, sending: Sending) -> "tuple[send.Order, ChannelRunner]":
+        """Return what to pay and the channel to try.
+
+        Raises:
+            CommandError: nothing is left to try; says why.
+        """
+        wanted = sending.order
+        if wanted is None or self._clock() >= wanted.expires_at:
+            raise CommandError("the invoice has expired")
+        if len(sending.tried) >= sending.max_attempts:
+            raise CommandError(f"{len(sending.tried)} attempts have failed")
+        runners = [r for r in self._runners(wanted.payee) if not r.is_stopped]
+        if not runners:
+            raise CommandError(f"there is no channel with {wanted.payee.hex()}")
+        if not any(runner.channel.link is Link.ONLINE for runner in runners):
+            raise CommandError(f"{wanted.payee.hex()} is not connected")
+        channel = send.choose_channel(
+            [self._candidate(runner.channel) for runner in runners],
+            wanted.amount_msat,
+            frozenset(sending.tried),
+        )
+        for runner in runners:
+            if runner.channel is channel:
+                return wanted, runner
+        raise CommandError("no channel with the payee can send so much now")
 
     def _candidate(self, channel: "Channel") -> send.Candidate:
         reserved = self._reserved.get(channel.parameters.key_index)
@@ -461,16 +469,6 @@ class Sender:
 
     # --- look-ups ---------------------------------------------------------------------------------
 
-    async def find(
-        self, payment_id: UUID | None = None, payment_hash: bytes | None = None
-    ) -> list[tuple[Payment, list[Attempt]]]:
-        """Return payments with their attempts, by id or by hash, the oldest first.
-
-        Raises:
-            BackendError: the database is away.
-        """
-        return await self._store.read(lambda c: _found(c, payment_id, payment_hash))
-
     def _find(self, origin: str | None) -> tuple[Sending, Part] | None:
         payment_id, number = parse_origin(origin)
         sending = self._live.get(payment_id)
@@ -486,17 +484,3 @@ class Sender:
 
 def _future() -> "asyncio.Future[Sending]":
     return asyncio.get_running_loop().create_future()
-
-
-def _found(
-    connection: Any,  # noqa: ANN401 - SQLAlchemy's, as the store gives it
-    payment_id: UUID | None,
-    payment_hash: bytes | None,
-) -> list[tuple[Payment, list[Attempt]]]:
-    if payment_id is not None:
-        one = stored.find_payment(connection, payment_id)
-        payments = [one] if one is not None else []
-    else:
-        payments = stored.list_payments(connection, payment_hash=payment_hash)
-    attempts = stored.list_attempts(connection, [payment.id for payment in payments])
-    return [(p, [a for a in attempts if a.payment_id == p.id]) for p in payments]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 import structlog
 
@@ -12,6 +13,7 @@ from back.channel.effects import (
     HtlcReceived,
     OfferRefused,
 )
+from back.payment.history import find_payments
 from back.payment.invoices import Invoices
 from back.payment.receiver import Receiver
 from back.payment.sender import Sender
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from back.channels import Channels, PaymentEffect
     from back.runner import ChannelRunner
     from back.signer.signer import Signer
+    from back.storage.payments import Attempt, Payment
     from back.storage.statements import Write
     from back.storage.store import Store
     from shared.chain import Chain
@@ -46,6 +49,7 @@ class Payments:
     def __init__(
         self, store: "Store", signer: "Signer", channels: "Channels", chain: "Chain"
     ) -> None:
+        self._store = store
         self._channels = channels
         self.on_outcome: Outcome | None = None
         self.invoices = Invoices(
@@ -77,6 +81,16 @@ class Payments:
         """Start nothing more."""
         await self.receiver.stop()
         await self.sender.stop()
+
+    async def find(
+        self, payment_id: UUID | None = None, payment_hash: bytes | None = None
+    ) -> "list[tuple[Payment, list[Attempt]]]":
+        """Return payments of ours with their attempts, by id or else by hash, the oldest first.
+
+        Raises:
+            BackendError: the database is away.
+        """
+        return await self._store.read(lambda c: find_payments(c, payment_id, payment_hash))
 
     # --- the channels' facts ----------------------------------------------------------------------
 

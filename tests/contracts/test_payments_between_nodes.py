@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from support.payment_nodes import FULFIL_OR_FAIL, Pair, pair_of_nodes, until
 
-from back.channel.events import FailHtlc, OfferHtlc
+from back.channel.events import FailHtlc, FulfillHtlc, OfferHtlc
 from back.channel.model import Failed
 from back.payment import send
 from back.storage import invoices as stored_invoices, payments as stored_payments
@@ -18,7 +18,7 @@ from back.storage.payments import PaymentState
 from shared import bolt11
 from shared.crypto import sphinx
 from shared.crypto.failures import decode_failure
-from shared.errors import CommandError
+from shared.errors import CommandError, StorageUnavailable
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ async def test_a_payment_moves_the_money_and_is_stored_on_both_sides(pair: Pair)
     assert paid.payment.state is PaymentState.SENT
     assert sha256(paid.payment.preimage or b"").digest() == bolt11.decode(text).payment_hash
     assert pair.balances() == (before[0] - 10_000_000, before[1] + 10_000_000)
-    [(payment, attempts)] = await alice.payments.sender.find(paid.payment.id)
+    [(payment, attempts)] = await alice.payments.find(paid.payment.id)
     assert (payment.state, payment.preimage) == (PaymentState.SENT, paid.payment.preimage)
     assert [a.state for a in attempts] == [PaymentState.SENT]
     assert attempts[0].htlc_id == 0
@@ -210,7 +210,7 @@ async def test_a_payment_that_never_went_out_fails_at_the_next_start(pair: Pair)
     sending = await pair.alice.send(text := await pair.bob.invoice(5_000_000))
     await pair.restart(pair.alice)
     await until(lambda: ("sent", "failed") in pair.alice.outcomes, "it fails")
-    [(payment, attempts)] = await pair.alice.payments.sender.find(sending.payment.id)
+    [(payment, attempts)] = await pair.alice.payments.find(sending.payment.id)
     assert (payment.state, attempts) == (PaymentState.FAILED, [])
     assert "restarted" in payment.failures[0]["failureMessage"]
     pair.connect()
@@ -242,7 +242,7 @@ async def test_a_passing_trouble_of_the_payee_is_tried_on_another_channel(
     receiver.received = trouble  # type: ignore[method-assign]
     paid = await pair.alice.pay(text)
     assert paid.payment.state is PaymentState.SENT
-    [(_, attempts)] = await pair.alice.payments.sender.find(paid.payment.id)
+    [(_, attempts)] = await pair.alice.payments.find(paid.payment.id)
     assert [a.state for a in attempts] == [PaymentState.FAILED, PaymentState.SENT]
     assert attempts[0].key_index == refused[0] != attempts[1].key_index
     assert "temporary_node_failure" in (attempts[0].failure or "")
@@ -264,7 +264,7 @@ async def test_what_the_payee_refuses_for_good_is_not_tried_again(pair_with_thre
     assert failure["failureMessage"].startswith("incorrect_or_unknown_payment_details")
     assert failure["failedNode"] == pair.bob.node_id.hex()
     assert pair.balances() == before
-    [(payment, _)] = await pair.alice.payments.sender.find(paid.payment.id)
+    [(payment, _)] = await pair.alice.payments.find(paid.payment.id)
     assert payment.failures == paid.payment.failures
 
 
@@ -277,8 +277,8 @@ async def test_an_invoice_that_failed_may_be_paid_again(pair: Pair) -> None:
     await pair.online()
     paid = await pair.alice.pay(text)
     assert paid.payment.state is PaymentState.SENT
-    found = await pair.alice.payments.sender.find(payment_hash=paid.payment.payment_hash)
-    assert [payment.state for payment, _ in found] == [PaymentState.FAILED, PaymentState.SENT]
+    found = await pair.alice.payments.find(payment_hash=paid.payment.payment_hash)
+    assert {payment.state for payment, _ in found} == {PaymentState.FAILED, PaymentState.SENT}
 
 
 async def test_a_channel_that_stops_before_the_offer_leaves_the_others_to_try(
@@ -322,3 +322,114 @@ async def test_pending_payments_of_a_stopped_node_are_all_found_again(pair: Pair
     assert len(pending) == len(pair.alice.payments.sender._live) == 5
     pair.connect()
     await until(lambda: pair.alice.outcomes.count(("sent", "ok")) == 5, "all are sent")
+
+
+MESSAGES_OF_A_PAYMENT = 5
+"""That each side sends, at most: add, commitment_signed, revoke_and_ack, and the like."""
+
+
+@pytest.mark.parametrize("side", ["alice", "bob"])
+async def test_wherever_the_wire_breaks_a_payment_ends_the_same_for_both(
+    pair: Pair, side: str
+) -> None:
+    for left in range(MESSAGES_OF_A_PAYMENT):
+        before = pair.balances()
+        wire = getattr(pair, side).wire
+        wire.left = left
+        text = await pair.bob.invoice(3_000_000)
+        sending = await pair.alice.send(text)
+        await until(lambda wire=wire, s=sending: not wire.is_open or s.done.done(), "it breaks")
+        pair.cut()
+        pair.connect()
+        await pair.online()
+        await until(sending.done.done, "it ends")
+        await pair.quiet()
+        await check_both_agree(pair, text, before)
+
+
+async def check_both_agree(pair: Pair, text: str, before: tuple[int, int]) -> None:
+    """What the payer stored, what the payee stored and where the money is."""
+    payment_hash = bolt11.decode(text).payment_hash
+    [(payment, _)] = await pair.alice.payments.find(payment_hash=payment_hash)
+    invoice = await pair.bob.store.read(lambda c: stored_invoices.find_invoice(c, payment_hash))
+    assert invoice is not None
+    is_paid = payment.state is PaymentState.SENT
+    assert payment.state is not PaymentState.PENDING
+    assert (invoice.state is InvoiceState.PAID) is is_paid
+    moved = 3_000_000 if is_paid else 0
+    assert pair.balances() == (before[0] - moved, before[1] + moved)
+
+
+@pytest.mark.parametrize("victim", ["alice", "bob"])
+async def test_whenever_a_node_is_killed_a_payment_ends_the_same_for_both(
+    pair: Pair, victim: str
+) -> None:
+    for left in range(MESSAGES_OF_A_PAYMENT):
+        before = pair.balances()
+        node = getattr(pair, victim)
+        other = pair.bob if node is pair.alice else pair.alice
+        assert other.wire is not None
+        other.wire.left = left
+        text = await pair.bob.invoice(3_000_000)
+        sending = await pair.alice.send(text)
+        wire = other.wire
+        await until(lambda wire=wire, s=sending: not wire.is_open or s.done.done(), "it breaks")
+        await pair.restart(node)
+        pair.connect()
+        await pair.online()
+        await until(lambda: not pair.alice.payments.sender._live, "it ends")
+        await pair.quiet()
+        await check_both_agree(pair, text, before)
+
+
+async def test_a_payment_that_cannot_be_stored_may_be_asked_for_again(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = await pair.bob.invoice(3_000_000)
+
+    def away(_shards: object, _writes: object = ()) -> asyncio.Future[None]:
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        future.set_exception(StorageUnavailable("the database is away"))
+        return future
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pair.alice.store.committer, "submit", away)
+        with pytest.raises(StorageUnavailable):
+            await pair.alice.pay(text)
+        with pytest.raises(StorageUnavailable):
+            await pair.alice.invoice()
+    paid = await pair.alice.pay(text)
+    assert paid.payment.state is PaymentState.SENT
+
+
+async def test_an_htlc_waits_for_the_database_to_come_back(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = await pair.bob.invoice(3_000_000)
+    pair.bob.payments.invoices._kept.clear()
+    read, asked = pair.bob.store.read, []
+
+    async def flaky(_self: object, query):  # type: ignore[no-untyped-def]
+        asked.append(query)
+        if len(asked) == 1:
+            raise StorageUnavailable("the database is away")
+        return await read(query)
+
+    monkeypatch.setattr(type(pair.bob.store), "read", flaky)
+    paid = await pair.alice.pay(text)
+    monkeypatch.undo()
+    assert paid.payment.state is PaymentState.SENT
+    assert len(asked) > 1
+
+
+async def test_an_invoice_whose_fulfilment_was_not_stored_is_unpaid_still(pair: Pair) -> None:
+    text = await pair.bob.invoice(3_000_000)
+    invoices = pair.bob.payments.invoices
+    known = invoices.at_hand(bolt11.decode(text).payment_hash)
+    assert known is not None
+    pair.bob.runner().stop()
+    pair.bob.payments.receiver._settled(known, pair.bob.runner().request(FulfillHtlc(0, b"")))
+    assert invoices.at_hand(known.invoice.payment_hash) is None
+    again = await invoices.find(known.invoice.payment_hash)
+    assert again is not None
+    assert again.state is InvoiceState.UNPAID

@@ -64,6 +64,7 @@ class Wire:
     Attributes:
         is_open: messages pass.
         held: from the first message of these kinds on, nothing arrives: it is on its way for ever.
+        left: so many messages still arrive; None: all.
         sent: names of all that was sent.
     """
 
@@ -71,13 +72,16 @@ class Wire:
     other: "Node | None" = None
     is_open: bool = True
     held: tuple[type[Message], ...] = ()
+    left: int | None = None
     sent: list[str] = field(default_factory=list)
     front: str = "front-1"
 
     def send(self, message: Message) -> None:
         self.sent.append(message.NAME)
-        if isinstance(message, self.held):
+        if isinstance(message, self.held) or self.left == 0:
             self.is_open = False
+        if self.left:
+            self.left -= 1
         if self.is_open:
             assert self.other is not None
             self.other.receive(encode(message))
@@ -137,6 +141,7 @@ class Node:
             publish=lambda *_: None,
             watch_confirmed=lambda *_: None,
             watch_spent=lambda *_: None,
+            unwatch=lambda *_: None,
         )
         self.channels = Channels(
             self.signer,

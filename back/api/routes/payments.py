@@ -66,7 +66,7 @@ async def getsentinfo(node: ApiNode, form: Form) -> object:
     """Tell what became of payments."""
     if ("id" in form) == ("paymentHash" in form):
         raise BadRequest("Give either 'id' or 'paymentHash'")
-    found = await node.payments.sender.find(form.get("id"), form.get("paymentHash"))
+    found = await node.payments.find(form.get("id"), form.get("paymentHash"))
     return [payment_json(payment, _route(attempts)) for payment, attempts in found]
 
 
