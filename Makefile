@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench install clean
+.PHONY: demo test lint bench soak install clean
 
 install: $(VENV)/.installed  ## make .venv with Squall and everything it needs
 
@@ -26,6 +26,9 @@ lint: install  ## ruff, mypy --strict, import-linter
 
 bench: install  ## print the figures of tests/bench and write bench.json
 	$(BIN)/python -m tests.bench
+
+soak: install  ## payments under random kills; MINUTES=5
+	$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),5)
 
 clean:
 	rm -rf $(VENV) .cache bench.json

@@ -114,6 +114,14 @@ class Cluster:
             certificates.create(self.certificates)
         self.nats = await server.start(self.certificates, self.root / "nats")
 
+    async def restart_nats(self) -> None:
+        """Kill the broker and start it again at the same address."""
+        if self.nats is None:
+            raise CommandError("the broker is not started")
+        port = self.nats.port
+        await self.nats.kill()
+        self.nats = await server.start(self.certificates, self.root / "nats", port=port)
+
     def fabric_environment(self, prefix: str, role: str) -> dict[str, str]:
         """Settings by which a process of ``role`` reaches the broker."""
         if self.nats is None:
