@@ -7,7 +7,7 @@ give() { # give VOLUME FILE...
   volume=$1
   shift
   for file in "$@"; do
-    cp "/certs/$file" "/tls/$volume/$file"
+    cp "/certs/$file" "/roles/$volume/$file"
   done
 }
 give nats ca.pem server.pem server.key users.conf
