@@ -100,6 +100,7 @@ class Committer:
         self.on_report = on_report
         self.on_lost = on_lost
         self._ours = set(held.shards)
+        self._lost: tuple[int, ...] = ()
         self._queue: list[_Item] = []
         self._condition = threading.Condition()
         self._is_stopping = False
@@ -173,10 +174,19 @@ class Committer:
         with self._condition:
             lost = tuple(sorted(set(shards) & self._ours))
             self._ours -= set(lost)
+            self._lost += lost
         if lost:
             log.error("shards_lost", shards=lost)
             if self.on_lost is not None:
                 self._call_soon(self.on_lost, lost)
+
+    def tell_lost(self, told: Callable[[tuple[int, ...]], None]) -> None:
+        """Set :attr:`on_lost`, and tell at once of what was lost before."""
+        with self._condition:
+            self.on_lost = told
+            lost = self._lost
+        if lost:
+            told(lost)
 
     async def stop(self) -> None:
         """Commit what is queued, then end the thread."""

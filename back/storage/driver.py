@@ -14,7 +14,7 @@ from sqlalchemy.dialects import sqlite
 from sqlalchemy.dialects.postgresql import psycopg as pg_dialect
 from sqlalchemy.engine.interfaces import Dialect
 
-__all__ = ["Call", "Driver", "PostgresDriver", "SqliteDriver", "is_refusal"]
+__all__ = ["Call", "Driver", "PostgresDriver", "SqliteDriver", "is_refusal", "words_of"]
 
 Call: TypeAlias = tuple[str, Sequence[Mapping[str, object]]]
 """A statement's text and its rows: one ``executemany``."""
@@ -176,3 +176,10 @@ def is_refusal(error: BaseException) -> bool:
             return error.sqlstate[:2] in _REFUSING_CLASSES
         return not isinstance(error, pg_errors.OperationalError | pg_errors.InterfaceError)
     return isinstance(error, OverflowError | TypeError | ValueError | KeyError)
+
+
+def words_of(error: BaseException) -> str:
+    """Return what a database's error says, without the row that it may quote: rows hold secrets."""
+    if isinstance(error, psycopg.Error) and error.diag.message_primary is not None:
+        return f"{type(error).__name__}: {error.diag.message_primary}"
+    return f"{type(error).__name__}: {str(error).strip()}"

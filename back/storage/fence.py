@@ -10,7 +10,7 @@ import structlog
 from sqlalchemy import bindparam, literal_column, select
 
 from back.storage.database import Database
-from back.storage.driver import Call, Driver, is_refusal
+from back.storage.driver import Call, Driver, is_refusal, words_of
 from back.storage.lease import Lease
 from back.storage.statements import Group
 from back.storage.tables import lease
@@ -109,10 +109,11 @@ class FencedWriter:
             counts = driver.run(calls)
         except Exception as error:
             self._roll_back(driver)
+            words = words_of(error)
             if is_refusal(error):
-                raise WriteRefused(f"{type(error).__name__}: {error}") from error
+                raise WriteRefused(words) from None  # the cause may quote a row
             self.close()
-            raise StorageUnavailable(str(error).strip()) from error
+            raise StorageUnavailable(words) from error
         if counts[0] != len(shards):
             self._roll_back(driver)
             self._raise_if_lost(shards)

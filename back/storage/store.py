@@ -102,7 +102,7 @@ class Store:
 
     def on_lost(self, told: Callable[[tuple[int, ...]], None]) -> None:
         """Set who is told, in the loop, of shards that another took."""
-        self.committer.on_lost = told
+        self.committer.tell_lost(told)
 
     def on_report(self, told: Callable[[CommitReport], None]) -> None:
         """Set who is told, in the committer's thread, of each transaction."""

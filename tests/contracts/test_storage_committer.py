@@ -3,6 +3,7 @@
 import asyncio
 import threading
 import time
+import traceback
 from collections.abc import Callable
 
 import pytest
@@ -24,7 +25,7 @@ from back.storage.database import Database
 from back.storage.fence import FencedWriter
 from back.storage.lease import read_rows
 from back.storage.statements import Write, delete, grouped, insert
-from back.storage.tables import blocks
+from back.storage.tables import blocks, peers
 from shared.errors import LeaseLost, LightningError, StorageUnavailable, WriteRefused
 
 ADD_BLOCK = insert(blocks, "height")
@@ -173,6 +174,19 @@ async def test_a_value_that_no_database_takes_is_refused_alone(
         results = await asyncio.gather(*futures, return_exceptions=True)
     assert [isinstance(result, WriteRefused) for result in results] == [True, True, True, False]
     assert heights(database) == [1]
+
+
+async def test_a_refused_row_is_quoted_nowhere(database: Database) -> None:
+    quoting = insert(peers, "node_id").write(
+        node_id=b"hush", addresses=None, features=b"hush", last_seen=1, storage=b"hush"
+    )
+    async with committing(database, take_over(database)) as committer:
+        with pytest.raises(WriteRefused) as error:
+            await committer.submit(0, [quoting])
+    shown = "".join(traceback.format_exception(error.value)) + repr(quoting)
+    assert "addresses" in shown, "the column at fault is named"
+    assert "hush" not in shown
+    assert b"hush".hex() not in shown
 
 
 async def test_writes_that_meet_in_a_row_keep_their_order(database: Database, hooks: Hooks) -> None:

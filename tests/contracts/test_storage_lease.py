@@ -20,7 +20,7 @@ from support.databases import (
     until,
 )
 
-from back.storage import migration
+from back.storage import migration, outbox
 from back.storage.database import Database
 from back.storage.heart import Heart
 from back.storage.lease import (
@@ -223,6 +223,36 @@ async def test_a_store_hears_from_its_heart_that_another_took_its_shards(
         with pytest.raises(LeaseLost):
             await store.committer.submit(0)
     assert {row.owner for row in rows_of(database).values()} == {"bob"}
+
+
+async def test_who_asks_late_still_hears_what_was_lost(
+    database_url: str, database: Database
+) -> None:
+    async with storing(database_url, shards=SHARDS) as store:
+        take_over(database, "bob")
+        with pytest.raises(LeaseLost):
+            await store.committer.submit(1)
+        lost: list[tuple[int, ...]] = []
+        store.on_lost(lost.append)
+        await until(lambda: sum(map(len, lost)) >= 1, "the news of the loss")
+        assert 1 in lost[0]
+
+
+async def test_a_second_back_takes_over_when_the_first_leaves(database_url: str) -> None:
+    async with storing(database_url) as first:
+        second = asyncio.create_task(_epoch_of_a_short_life(database_url))
+        await first.committer.submit(0, [outbox.event("from the first", "{}", 1)])
+        done, _ = await asyncio.wait([second], timeout=0.3)
+        assert not done
+    epoch, topics = await asyncio.wait_for(second, 20)
+    assert epoch > first.lease.epoch
+    assert topics == ["from the first"]
+
+
+async def _epoch_of_a_short_life(url: str) -> tuple[int, list[str]]:
+    async with storing(url, owner="bob") as store:
+        events = await store.read(outbox.pending_events)
+        return store.lease.epoch, [each.topic for each in events]
 
 
 # --- the schema -----------------------------------------------------------------------------------
