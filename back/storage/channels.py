@@ -133,7 +133,8 @@ def _had_no_money(channel: Channel) -> bool:
     """Over before its funding was seen or sent: peers could make such rows for nothing."""
     funding = channel.funding
     return channel.phase is Phase.CLOSED and (
-        funding is None or (funding.confirmed_height is None and not funding.is_published)
+        funding is None
+        or not (funding.is_published or funding.confirmed_height or funding.spent_by)
     )
 
 

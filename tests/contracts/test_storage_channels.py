@@ -265,6 +265,23 @@ def test_a_channel_that_never_had_money_leaves_no_row(rows: Rows) -> None:
     names = ("channels", "channel_states", "local_commitments")
     assert [rows.count(name) for name in names] == [0, 0, 0]
     assert rows.follow(None, replace(opening, phase=Phase.CLOSED)) == []
+    funding = Funding(Outpoint(bytes(32), 0))
+    rows.follow(None, replace(opening, funding=funding))
+    rows.follow(replace(opening, funding=funding), replace(opening, phase=Phase.CLOSED))
+    assert rows.count("channels") == 0
+
+
+@pytest.mark.parametrize(
+    "seen", [{"is_published": True}, {"confirmed_height": 7}, {"spent_by": bytes(32)}]
+)
+def test_a_channel_whose_funding_was_seen_is_remembered(
+    rows: Rows, seen: dict[str, object]
+) -> None:
+    waiting = a_channel(funding=replace(Funding(Outpoint(bytes(32), 0)), **seen))
+    rows.follow(None, waiting)
+    rows.follow(waiting, replace(waiting, phase=Phase.CLOSED))
+    assert rows.load() == []
+    assert rows.count("channels") == 1
 
 
 def test_a_temporary_channel_id_may_be_that_of_another_peer(rows: Rows) -> None:
