@@ -6,14 +6,15 @@ ARG PYTHON_IMAGE=python:3.11-slim
 FROM ${PYTHON_IMAGE} AS dependencies
 RUN python3 -m venv /opt/squall
 WORKDIR /src
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml ./
 RUN mkdir front back shared \
- && touch front/__init__.py back/__init__.py shared/__init__.py \
+ && touch README.md LICENSE front/__init__.py back/__init__.py shared/__init__.py \
  && /opt/squall/bin/pip install --no-cache-dir '.[aws]' \
  && /opt/squall/bin/pip uninstall --yes squall \
  && echo /opt/squall-code >"$(echo /opt/squall/lib/python3*/site-packages)/squall-code.pth"
 
 FROM dependencies AS code
+COPY README.md LICENSE ./
 COPY front front
 COPY back back
 COPY shared shared

@@ -7,12 +7,14 @@
 import contextlib
 import ctypes
 import hashlib
+import io
 import json
 import os
 import secrets
 import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -205,12 +207,18 @@ class Stack:
             list(command), " ".join(command[:4]), cwd=ROOT, env=self.environment, timeout=timeout_s
         )
 
-    def background(self, *arguments: str) -> "subprocess.Popen[str]":
-        """Start ``docker-compose`` and read its output later."""
-        return subprocess.Popen(
-            ["docker-compose", *arguments], cwd=ROOT, env=self.environment, text=True,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
+    @contextlib.contextmanager
+    def background(self, output: Path, *command: str) -> Iterator[None]:
+        """Run a command that writes to a file for the length of a block."""
+        with output.open("wb") as file:
+            process = subprocess.Popen(
+                command, cwd=ROOT, env=self.environment, stdin=subprocess.DEVNULL, stdout=file
+            )
+        with process:
+            try:
+                yield
+            finally:
+                process.terminate()
 
     def containers(self, service: str, *, ended: bool = False) -> list[dict[str, Any]]:
         """Return what ``docker inspect`` says of each running container of a service."""
@@ -238,8 +246,21 @@ class Stack:
 
     def logs(self, container: dict[str, Any]) -> list[dict[str, Any]]:
         """Return the JSON lines that a container logged."""
-        lines = self.docker("logs", container["Id"]).splitlines()
-        return [json.loads(line) for line in lines if line.startswith("{")]
+        text = subprocess.run(
+            ["docker", "logs", container["Id"]], env=self.environment, text=True, check=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        ).stdout  # fmt: skip
+        return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+
+    def copy_out(self, service: str, folder: str, to: Path) -> None:
+        """Copy a folder out of a container, running or ended; its files are ours then."""
+        container = self.containers(service, ended=True)[0]["Id"]
+        packed = subprocess.run(
+            ["docker", "cp", f"{container}:{folder}", "-"], cwd=ROOT, env=self.environment,
+            capture_output=True, check=True,
+        ).stdout  # fmt: skip
+        with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
+            archive.extractall(to, filter="data")
 
     def left(self) -> str:
         """Return what of the project is there, running or not."""
