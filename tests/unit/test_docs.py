@@ -20,7 +20,7 @@ def declared() -> set[str]:
 
 def test_every_dependency_has_its_reason_and_every_reason_its_dependency() -> None:
     page = (ROOT / "docs" / "dependencies.md").read_text()
-    explained = set(re.findall(r"^\| `([a-z0-9-]+)` \|", page, re.M))
+    explained = set(re.findall(r"^\| `([a-z0-9-]+)` \|", page, re.MULTILINE))
     assert explained == declared()
 
 
@@ -31,6 +31,8 @@ def test_local_links_lead_somewhere(page: Path) -> None:
 
 
 def test_the_make_targets_that_the_readme_names_exist() -> None:
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M))
-    named = set(re.findall(r"`?make ([a-z]+)`?", (ROOT / "README.md").read_text()))
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = set(
+        re.findall(r"(?:^    |`)make ([a-z]+)", (ROOT / "README.md").read_text(), re.MULTILINE)
+    )
     assert named <= targets
