@@ -2,7 +2,7 @@
 
 * :mod:`.interface` - what the rest of the back may ask; :mod:`.events` - what it is told
 * :mod:`.service` - all of it as one: start there
-* :mod:`.bitcoind` - RPC; :mod:`.zmq` - notifications that wake us; :mod:`.wallet`, :mod:`.feerates`,
+* :mod:`.bitcoind` - RPC; :mod:`.zmq` - what wakes us; :mod:`.wallet`, :mod:`.feerates`,
   :mod:`.publisher`
 * :mod:`.watcher` - the loop that follows the chain; it decides nothing: :mod:`.tip` (reorgs),
   :mod:`.watches` (what to tell) and :mod:`.block` (raw blocks) are pure

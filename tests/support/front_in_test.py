@@ -51,7 +51,7 @@ async def eventually(condition: Callable[[], Any], timeout_s: float = TIMEOUT_S)
     """Wait until a condition holds, or fail."""
     try:
         async with asyncio.timeout(timeout_s):
-            while not condition():  # noqa: ASYNC110
+            while not condition():
                 await asyncio.sleep(0.005)
     except TimeoutError:
         raise AssertionError("the condition did not come true") from None
