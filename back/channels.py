@@ -11,6 +11,7 @@ import structlog
 
 from back.channel import funding, machine, opening
 from back.channel.effects import (
+    Alarm,
     Answer,
     ChannelForgotten,
     ChannelIdAssigned,
@@ -297,6 +298,9 @@ class Channels:
             WatchSpent: self._watch_spent,
             ChannelIdAssigned: self._renamed,
             PhaseChanged: self._phase_changed,
+            Alarm: lambda _, e: log.critical(
+                "money_at_risk", channel=e.channel_id.hex(), what=e.what
+            ),
             ChannelReady: lambda _, e: log.info("channel_ready", channel=e.channel_id.hex()),
             ChannelForgotten: lambda runner, e: self._forgotten(runner, e.reason),
         }

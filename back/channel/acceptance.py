@@ -12,11 +12,8 @@ from back.channel.policy import (
     ChannelPolicy,
     commitment_type,
 )
-from back.transactions.commitment import CommitmentType
-from back.transactions.scripts import (
-    is_standard_shutdown_script,
-)
-from back.transactions.weights import commitment_fee_sat
+from back.transactions.scripts import is_standard_shutdown_script
+from back.transactions.weights import opener_cost_sat
 from shared.crypto.keys import is_valid_point
 from shared.features import Feature, FeatureSet
 from shared.wire import (
@@ -27,9 +24,10 @@ from shared.wire import (
 if TYPE_CHECKING:
     from back.channel.opening import Reception
 
-__all__ = ["open_refusal", "party_refusal", "shutdown_script_refusal"]
+__all__ = ["ANNOUNCE_CHANNEL", "open_refusal", "party_refusal", "shutdown_script_refusal"]
 
 ANNOUNCE_CHANNEL = 1
+"""The one bit of channel_flags that has a meaning."""
 
 
 def party_refusal(
@@ -137,11 +135,7 @@ def _channel_type_refusal(
         return "channel_type is missing"
     bits = FeatureSet.from_bytes(message.channel_type)
     kind = commitment_type(message.channel_type)
-    accepted = {
-        CommitmentType.STATIC_REMOTEKEY: policy.accepts_static_remotekey,
-        CommitmentType.ANCHORS_ZERO_FEE_HTLC: policy.accepts_anchors,
-    }
-    if kind is None or not accepted[kind]:
+    if kind is None or not policy.accepts(kind):
         return f"channel_type {message.channel_type.hex()} is not one that we speak"
     if any(f not in features for f in bits.features):
         return f"channel_type {message.channel_type.hex()} was not negotiated"
@@ -158,10 +152,10 @@ def _first_commitment_refusal(
     assert kind is not None  # noqa: S101 - checked before
     if why := policy.feerate_refusal(message.feerate_per_kw, reception.feerate_per_kw, kind):
         return why
-    fee_sat = commitment_fee_sat(kind, message.feerate_per_kw, 0)
+    cost_sat = opener_cost_sat(kind, message.feerate_per_kw)
     opener_msat = message.funding_satoshis * 1000 - message.push_msat
-    if opener_msat < fee_sat * 1000:
-        return f"the opener keeps {opener_msat} msat, the first commitment's fee is {fee_sat} sat"
+    if opener_msat < cost_sat * 1000:
+        return f"the opener keeps {opener_msat} msat, the first commitment costs it {cost_sat} sat"
     reserve_msat = (
         max(
             message.channel_reserve_satoshis,
@@ -169,6 +163,6 @@ def _first_commitment_refusal(
         )
         * 1000
     )
-    if opener_msat - fee_sat * 1000 <= reserve_msat and message.push_msat <= reserve_msat:
+    if opener_msat - cost_sat * 1000 <= reserve_msat and message.push_msat <= reserve_msat:
         return "both sides would start at or below the reserve"
     return ""

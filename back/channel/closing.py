@@ -10,6 +10,7 @@ from back.channel import commitments
 from back.channel.effects import Effect, Send, SignClosing
 from back.channel.events import Close
 from back.channel.model import Channel, ClosingNegotiation, Phase
+from back.channel.policy import MIN_FEERATE_PER_KW
 from back.channel.rules import Step, legal, moved
 from back.transactions.closing import (
     ClosingTransaction,
@@ -27,8 +28,6 @@ __all__ = ["close", "negotiate_if_due", "shutdown_message"]
 
 SHUTDOWN = "BOLT 2 § shutdown"
 CLOSING = "BOLT 2 § closing_signed"
-FUNDEE_MINIMUM_FEERATE_PER_KW = 253
-"""The fundee pays nothing: it only wants the transaction to be relayed."""
 MAXIMUM_OVER_PREFERRED = 2
 """The most a funder pays, as a multiple of what it prefers, where the operator set no range."""
 
@@ -49,11 +48,18 @@ def close(channel: Channel, event: Close) -> Step:
     Raises:
         CommandError: not now, or not to this script.
     """
-    if channel.phase not in OPEN_PHASES:
+    if channel.phase not in (*OPEN_PHASES, Phase.NEGOTIATING):
         raise CommandError(f"cannot close while {channel.phase.value}")
+    if event.feerate_range_per_kw is not None:
+        low, preferred, high = event.feerate_range_per_kw
+        if not MIN_FEERATE_PER_KW <= low <= preferred <= high:
+            raise CommandError(
+                f"feerates {low}, {preferred}, {high} are not {MIN_FEERATE_PER_KW} or more, rising"
+            )
     if channel.local_shutdown_script is not None:
         if event.feerate_range_per_kw is None:
             raise CommandError("closing is already under way")
+        # Where fees are being negotiated, it counts from the next connection on.
         return Step(replace(channel, closing_feerate_range_per_kw=event.feerate_range_per_kw))
     promised = channel.parameters.local.upfront_shutdown_script
     if promised and event.script != promised:
@@ -97,7 +103,9 @@ def shutdown(channel: Channel, message: Shutdown) -> Step:
     anysegwit = Feature.option_shutdown_anysegwit in channel.features
     if not is_standard_shutdown_script(script, anysegwit=anysegwit):
         raise ProtocolViolation(
-            f"scriptpubkey {script.hex()} has a form that is not allowed", bolt=SHUTDOWN
+            f"scriptpubkey {script.hex()} has a form that is not allowed",
+            bolt=SHUTDOWN,
+            action=Action.WARN,
         )
     remote = channel.parameters.remote
     promised = remote.upfront_shutdown_script if remote else b""
@@ -169,8 +177,8 @@ class ClosingFees:
 def our_fees(channel: Channel) -> ClosingFees:
     """Derive our fee range from the operator's feerates or the present estimate.
 
-    A closing transaction needs no urgency, so the fee never exceeds what the commitment pays where
-    no range was asked for and no anchors bump it.
+    Never more than the payer has; where the other side has no output, less what keeps one of the
+    payer's: a transaction needs one. A fundee pays nothing and only wants it to be relayed.
     """
     local, remote = channel.local_shutdown_script, channel.remote_shutdown_script
     assert local is not None  # noqa: S101 - both are set in NEGOTIATING
@@ -179,13 +187,17 @@ def our_fees(channel: Channel) -> ClosingFees:
     if channel.closing_feerate_range_per_kw is not None:
         low, preferred, high = channel.closing_feerate_range_per_kw
     else:
-        preferred = max(channel.feerate_per_kw, FUNDEE_MINIMUM_FEERATE_PER_KW)
-        low, high = FUNDEE_MINIMUM_FEERATE_PER_KW, preferred * MAXIMUM_OVER_PREFERRED
-    fee = [rate * weight // 1000 for rate in (low, preferred, high)]
-    if channel.parameters.is_opener:
-        payable = channel.local_msat // 1000
-        fee = [min(f, payable) for f in fee]
-    return ClosingFees(*fee)
+        preferred = max(channel.feerate_per_kw, MIN_FEERATE_PER_KW)
+        low, high = MIN_FEERATE_PER_KW, preferred * MAXIMUM_OVER_PREFERRED
+    most = _payable_sat(channel)
+    return ClosingFees(*(min(rate * weight // 1000, most) for rate in (low, preferred, high)))
+
+
+def _payable_sat(channel: Channel) -> int:
+    balances = channel.local_msat // 1000, channel.remote_msat // 1000
+    payer_sat, other_sat = balances if channel.parameters.is_opener else reversed(balances)
+    dust_limit = channel.parameters.local.dust_limit_satoshis
+    return payer_sat if other_sat >= dust_limit else max(0, payer_sat - dust_limit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,11 +221,12 @@ def answer_fee(
     """Decide on a received fee, as BOLT 2's list of the receiving node goes.
 
     Raises:
-        ProtocolViolation: with WARN where the ranges do not meet, else DISCONNECT.
+        ProtocolViolation: WARN where the ranges do not meet, FAIL_CHANNEL where BOLT 2 leaves no
+            choice, else DISCONNECT.
     """
     theirs = message.fee_satoshis
     last = negotiation.last_sent_fee_satoshis
-    if theirs in negotiation.sent_fees_satoshis and theirs == last:
+    if theirs == last:
         return FeeAnswer(theirs, is_agreed=True, is_sent=False)
     if last is not None and fees.minimum_sat <= theirs <= fees.maximum_sat:
         return FeeAnswer(theirs, is_agreed=True, is_sent=True)
@@ -242,10 +255,13 @@ def _answer_range(
             raise ProtocolViolation(
                 f"fee_satoshis {theirs} is not in {low}..{high}, where both ranges meet",
                 bolt=CLOSING,
+                action=Action.FAIL_CHANNEL,
             )
         return FeeAnswer(theirs, is_agreed=True, is_sent=True)
-    if last is not None and theirs != last:
-        raise ProtocolViolation(f"fee_satoshis {theirs} is not our {last}", bolt=CLOSING)
+    if last is not None:
+        raise ProtocolViolation(
+            f"fee_satoshis {theirs} is not our {last}", bolt=CLOSING, action=Action.FAIL_CHANNEL
+        )
     chosen = theirs if low <= theirs <= high else min(max(fees.preferred_sat, low), high)
     return FeeAnswer(chosen, is_agreed=chosen == theirs, is_sent=True)
 
@@ -330,7 +346,10 @@ def _remember(channel: Channel, fee_satoshis: int) -> Channel:
         closing=replace(
             negotiation,
             last_sent_fee_satoshis=fee_satoshis,
-            sent_fees_satoshis=(*negotiation.sent_fees_satoshis, fee_satoshis),
+            # Every connection starts anew, often with the same fee.
+            sent_fees_satoshis=tuple(
+                dict.fromkeys((*negotiation.sent_fees_satoshis, fee_satoshis))
+            ),
         ),
     )
 
@@ -339,7 +358,8 @@ def transaction(channel: Channel, fee_satoshis: int) -> ClosingTransaction:
     """Build the closing transaction for a fee (BOLT 3 § Closing Transaction).
 
     Raises:
-        ProtocolViolation: the funder cannot pay that fee.
+        ProtocolViolation: the funder cannot pay that fee, or what is left is dust for its script:
+            then BOLT 2 has the channel fail.
     """
     parameters, funding, remote = (
         channel.parameters,
@@ -355,7 +375,7 @@ def transaction(channel: Channel, fee_satoshis: int) -> ClosingTransaction:
         raise ProtocolViolation(
             f"fee_satoshis {fee_satoshis} is above the funder's {payer_sat} sat", bolt=CLOSING
         )
-    return build_closing(
+    closing = build_closing(
         funding_outpoint=funding.outpoint,
         funding_satoshis=parameters.funding_satoshis,
         local_funding_pubkey=parameters.local.funding_pubkey,
@@ -368,6 +388,13 @@ def transaction(channel: Channel, fee_satoshis: int) -> ClosingTransaction:
         is_local_payer=parameters.is_opener,
         dust_limit_satoshis=parameters.local.dust_limit_satoshis,
     )
+    if not closing.is_relayable:
+        raise ProtocolViolation(
+            f"with a fee of {fee_satoshis} sat an output would be dust, or none would be left",
+            bolt=CLOSING,
+            action=Action.FAIL_CHANNEL,
+        )
+    return closing
 
 
 def reconnected(channel: Channel) -> Step:
@@ -378,5 +405,8 @@ def reconnected(channel: Channel) -> Step:
 
 
 def _restarted(negotiation: ClosingNegotiation | None) -> ClosingNegotiation:
-    sent = negotiation.sent_fees_satoshis if negotiation else ()
-    return ClosingNegotiation(sent_fees_satoshis=sent)
+    if negotiation is None:
+        return ClosingNegotiation()
+    return ClosingNegotiation(
+        sent_fees_satoshis=negotiation.sent_fees_satoshis, since_height=negotiation.since_height
+    )

@@ -14,6 +14,7 @@ from shared.chain import Outpoint
 from shared.wire import Message
 
 __all__ = [
+    "Alarm",
     "Answer",
     "ChannelForgotten",
     "ChannelIdAssigned",
@@ -314,6 +315,14 @@ class PhaseChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class Alarm:
+    """Money may be lost: a human must look (BOLT 5 § General Requirements)."""
+
+    channel_id: bytes
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
 class ChannelReady:
     """The channel may carry HTLCs now: both channel_ready are exchanged, or it is reestablished."""
 
@@ -344,6 +353,7 @@ Effect = (
     | WatchSpent
     | ChannelIdAssigned
     | PhaseChanged
+    | Alarm
     | ChannelReady
     | ChannelForgotten
 )

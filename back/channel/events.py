@@ -6,6 +6,7 @@ from shared.features import Feature
 from shared.wire import Message
 
 __all__ = [
+    "AbandonOpening",
     "BlockConnected",
     "Close",
     "Command",
@@ -143,7 +144,14 @@ class ForceClose:
     reason: str
 
 
-Command = Update | Close | ForceClose
+@dataclass(frozen=True, slots=True)
+class AbandonOpening:
+    """Give a channel up whose funding was never published; any other is left as it is."""
+
+    reason: str
+
+
+Command = Update | Close | ForceClose | AbandonOpening
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +208,7 @@ Event = (
     | Update
     | Close
     | ForceClose
+    | AbandonOpening
     | BlockConnected
     | FeerateChanged
     | FundingConfirmed

@@ -7,7 +7,6 @@ from back.channel.effects import (
     ChannelForgotten,
     ChannelIdAssigned,
     ChannelReady,
-    CloseConnection,
     Effect,
     FreeFunding,
     PhaseChanged,
@@ -19,23 +18,16 @@ from back.channel.effects import (
     WatchSpent,
 )
 from back.channel.events import (
+    AbandonOpening,
     Disconnected,
     FundingConfirmed,
     FundingFailed,
     FundingTransactionMade,
 )
-from back.channel.model import (
-    Channel,
-    Funding,
-    Phase,
-)
-from back.channel.policy import (
-    FUNDEE_PATIENCE_BLOCKS,
-)
-from back.channel.rules import Step, legal, moved
-from back.transactions.scripts import (
-    funding_script_pubkey,
-)
+from back.channel.model import Channel, Funding, Phase
+from back.channel.policy import FUNDEE_PATIENCE_BLOCKS, OPENING_PATIENCE_BLOCKS
+from back.channel.rules import Step, error_of, legal, moved
+from back.transactions.scripts import funding_script_pubkey
 from back.transactions.transaction import parse_transaction
 from shared.chain import Outpoint
 from shared.crypto.keys import is_valid_point
@@ -49,15 +41,16 @@ from shared.wire import (
 
 __all__ = [
     "UNFUNDED",
+    "abandon",
     "channel_id",
     "channel_ready_message",
     "disconnected",
     "failed_early",
-    "forget_unconfirmed",
+    "forget",
     "funding_confirmed",
     "funding_failed",
     "funding_made",
-    "is_fundee_out_of_patience",
+    "out_of_patience",
     "ready_to_send",
     "watches",
 ]
@@ -106,7 +99,9 @@ def funding_failed(channel: Channel, event: FundingFailed) -> Step:
     """The wallet could not: tell the peer and forget."""
     if channel.phase is not Phase.WAIT_FOR_FUNDING_INTERNAL:
         return Step(channel)
-    return _forget(channel, f"funding failed: {event.reason}", tell_peer=True)
+    # The peer learns that there will be no channel, not what is in our wallet.
+    step = forget(channel, f"funding failed: {event.reason}")
+    return Step(step.channel, (Send(error_of(channel, "funding failed")), *step.effects))
 
 
 @legal((Phase.WAIT_FOR_FUNDING_CREATED,), FundingCreated)
@@ -281,40 +276,52 @@ def _normal(channel: Channel) -> Step:
 
 def disconnected(channel: Channel, _event: Disconnected) -> Step | None:
     """End a channel whose funding was never published; None for all others."""
+    return failed_early(channel, "disconnected before the funding was signed")
+
+
+def failed_early(channel: Channel, reason: str, *, tell_peer: bool = False) -> Step | None:
+    """End a channel whose funding was never published; None for all others."""
     if channel.phase not in UNFUNDED:
         return None
-    return _forget(channel, "disconnected before the funding was signed", tell_peer=False)
+    step = forget(channel, reason)
+    if not tell_peer:
+        return step
+    return Step(step.channel, (Send(error_of(channel, reason)), *step.effects))
 
 
-def failed_early(channel: Channel, reason: str) -> Step | None:
-    """End an unfunded channel after an error of either side; None for all others."""
-    if channel.phase not in UNFUNDED:
-        return None
-    return _forget(channel, reason, tell_peer=False)
+def abandon(channel: Channel, event: AbandonOpening) -> Step:
+    """Our side gives an opening up: it took too long."""
+    return failed_early(channel, event.reason, tell_peer=True) or Step(channel)
 
 
-def is_fundee_out_of_patience(channel: Channel, height: int) -> bool:
-    """Whether a fundee may forget a channel whose funding never showed (BOLT 2: 2016 blocks)."""
+def out_of_patience(channel: Channel, height: int) -> Step | None:
+    """Give up what has not become a channel in time; None: there is still time.
+
+    A fundee forgets a channel whose funding never showed (BOLT 2: after 2016 blocks), whatever else
+    the peer did with it: nothing of it is on chain. Nobody waits for ever for the messages before
+    that; they hold our coins or a place among the openings.
+    """
+    age = height - channel.parameters.created_height
+    if channel.phase in UNFUNDED and age > OPENING_PATIENCE_BLOCKS:
+        reason = f"the opening made no progress in {OPENING_PATIENCE_BLOCKS} blocks"
+        return failed_early(channel, reason, tell_peer=True)
     funding = channel.funding
-    return (
-        not channel.parameters.is_opener
-        and channel.phase in {Phase.WAIT_FOR_FUNDING_CONFIRMED, Phase.CLOSING}
-        and funding is not None
-        and funding.confirmed_height is None
-        and funding.spent_by is None
-        and height - channel.parameters.created_height > FUNDEE_PATIENCE_BLOCKS
-    )
+    if (
+        channel.parameters.is_opener
+        or channel.phase in {*UNFUNDED, Phase.CLOSED}
+        or funding is None
+        or funding.confirmed_height is not None
+        or funding.spent_by is not None
+        # It may be in a block already, and not deep enough to be told.
+        or age <= FUNDEE_PATIENCE_BLOCKS + channel.parameters.minimum_depth
+    ):
+        return None
+    return forget(channel, "the funding transaction did not confirm in time")
 
 
-def forget_unconfirmed(channel: Channel) -> Step:
-    """Fundee: the funding transaction did not come in time."""
-    return _forget(channel, "the funding transaction did not confirm in time", tell_peer=False)
-
-
-def _forget(channel: Channel, reason: str, *, tell_peer: bool) -> Step:
+def forget(channel: Channel, reason: str) -> Step:
+    """End a channel of which nothing is on chain."""
     effects: list[Effect] = []
-    if tell_peer:
-        effects.append(CloseConnection(reason))
     if channel.parameters.is_opener and channel.funding is not None and channel.funding.transaction:
         effects.append(FreeFunding(channel.funding.transaction))
     before = channel.phase

@@ -37,6 +37,7 @@ from back.channel.effects import (
     Send,
 )
 from back.channel.events import (
+    AbandonOpening,
     BlockConnected,
     Close,
     Connected,
@@ -57,7 +58,7 @@ from back.channel.events import (
     UpdateFeerate,
 )
 from back.channel.model import Channel, Link, Phase
-from back.channel.rules import LEGAL, Rule, Step, legal, moved
+from back.channel.rules import LEGAL, MAX_REASON_BYTES, Rule, Step, legal, moved, printable
 from shared.errors import Action, CommandError, InvariantError, PeerError, ProtocolViolation
 from shared.wire import (
     AcceptChannel,
@@ -83,7 +84,6 @@ __all__ = [
     "resume",
 ]
 
-MAX_REASON_BYTES = 1000
 OVER = frozenset({Phase.CLOSING, Phase.CLOSED, Phase.WAIT_FOR_REMOTE_PUBLISH_FUTURE_COMMITMENT})
 """Phases in which a message without a rule is ignored instead of refused."""
 
@@ -143,12 +143,16 @@ def apply_batch(channel: Channel, events: Sequence[Event]) -> Step:
     return _with_what_is_due(step)
 
 
+DUE = (commitments.sign_if_due, closing.shutdown_if_due, closing.negotiate_if_due)
+
+
 def _with_what_is_due(step: Step) -> Step:
-    return (
-        step.then(commitments.sign_if_due)
-        .then(closing.shutdown_if_due)
-        .then(closing.negotiate_if_due)
-    )
+    for rule in DUE:
+        try:
+            step = step.then(rule)
+        except PeerError as error:
+            step = step.then(lambda now, error=error: _failed(now, error))  # type: ignore[misc]
+    return step
 
 
 def resume(channel: Channel) -> tuple[Effect, ...]:
@@ -225,7 +229,7 @@ def _error_received(channel: Channel, message: Error) -> Step:
     if early is not None:
         return early
     if _has_nothing_at_stake(channel):
-        return funding.forget_unconfirmed(channel)
+        return funding.forget(channel, reason)
     channel = replace(channel, received_error=encode(message))
     return onchain.publish_local(channel, reason)
 
@@ -249,22 +253,16 @@ def _accept_channel(channel: Channel, message: AcceptChannel) -> Step:
 
 
 def _failed(channel: Channel, error: PeerError) -> Step:
-    # Peers print only what is pure ASCII (BOLT 1 § error).
-    reason = str(error).replace(" § ", " ").encode("ascii", "replace").decode()
+    reason = printable(str(error)).decode()
     if error.action is Action.WARN:
-        warning = WarningMessage(
-            channel_id=channel.channel_id, data=reason.encode()[:MAX_REASON_BYTES]
-        )
+        warning = WarningMessage(channel_id=channel.channel_id, data=reason.encode())
         return Step(channel, (Send(warning),))
     if error.action is Action.DISCONNECT:
         return Step(channel, (CloseConnection(reason),)).then(
             lambda now: funding.failed_early(now, reason) or reestablish.disconnected(now)
         )
-    early = funding.failed_early(channel, reason)
-    if early is None:
-        return onchain.fail(channel, reason)
-    message = Error(channel_id=channel.channel_id, data=reason.encode()[:MAX_REASON_BYTES])
-    return Step(early.channel, (Send(message), *early.effects))
+    early = funding.failed_early(channel, reason, tell_peer=True)
+    return early or onchain.fail(channel, reason)
 
 
 # --- events --------------------------------------------------------------------------------------
@@ -294,6 +292,7 @@ RULES: dict[type[Event], Rule] = {
     FeerateChanged: fees.feerate_changed,
     Close: closing.close,
     ForceClose: onchain.force_close,
+    AbandonOpening: funding.abandon,
     BlockConnected: _block_connected,
     FundingSpent: onchain.funding_spent,
     TransactionConfirmed: onchain.transaction_confirmed,

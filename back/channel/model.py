@@ -312,6 +312,8 @@ class ClosingNegotiation:
     """All that we signed, so that a published one of them is recognised."""
     transaction: bytes = b""
     """The fully signed closing transaction, once agreed."""
+    since_height: int | None = None
+    """The first block of the negotiation, over all connections."""
 
 
 @dataclass(frozen=True, slots=True)

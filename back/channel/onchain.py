@@ -4,10 +4,11 @@ A force close publishes our commitment; claiming its outputs, and penalties, com
 BOLT 5. What they will need is stored from the first update: see :class:`model.Htlc`.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from back.channel import closing, commitments, funding
 from back.channel.effects import (
+    Alarm,
     ChannelForgotten,
     Effect,
     PhaseChanged,
@@ -23,10 +24,14 @@ from back.channel.events import (
     TransactionConfirmed,
 )
 from back.channel.model import Channel, Phase
-from back.channel.rules import Step, moved
-from back.transactions.transaction import parse_transaction
+from back.channel.policy import CLOSING_PATIENCE_BLOCKS
+from back.channel.rules import Step, error_of, moved
+from back.channel.spec import remote_party
+from back.transactions.closing import closing_variants
+from back.transactions.commitment import commitment_number
+from back.transactions.transaction import Transaction, parse_transaction
 from shared.errors import CommandError
-from shared.wire import Error, encode
+from shared.wire import encode
 
 __all__ = ["block_connected", "force_close", "funding_spent", "transaction_confirmed"]
 
@@ -46,15 +51,13 @@ def force_close(channel: Channel, event: ForceClose) -> Step:
         raise CommandError("we lost data: publishing our commitment would lose the balance")
     if channel.phase in OVER:
         raise CommandError(f"the channel is {channel.phase.value} already")
-    early = funding.failed_early(channel, event.reason)
-    if early is not None:
-        return early
-    return fail(channel, event.reason)
+    early = funding.failed_early(channel, event.reason, tell_peer=True)
+    return early or fail(channel, event.reason)
 
 
 def fail(channel: Channel, reason: str) -> Step:
     """Send `error` (stored, repeated from now on) and publish our commitment."""
-    error = Error(channel_id=channel.channel_id, data=reason.encode()[:1000])
+    error = error_of(channel, reason)
     channel = replace(channel, sent_error=encode(error))
     step = publish_local(channel, reason)
     return Step(step.channel, (Send(error), *step.effects))
@@ -77,42 +80,80 @@ def publish_local(channel: Channel, reason: str) -> Step:
 
 def funding_spent(channel: Channel, event: FundingSpent) -> Step:
     """The funding output is spent: find out by what, and stop using the channel."""
-    if channel.funding is None:
+    if (output := channel.funding) is None:
         return Step(channel)
     transaction = parse_transaction(event.transaction)
     txid = transaction.txid
-    if channel.funding.spent_by == txid:
-        return Step(channel)
-    channel = replace(channel, funding=replace(channel.funding, spent_by=txid))
+    watch = _watch(channel, txid, transaction.outputs[0].script_pubkey)
+    if output.spent_by == txid:
+        # Told again: in a block after the mempool, or after a start, which has lost its watches.
+        return Step(channel, (watch,))
+    spend = kind_of_spend(channel, transaction)
     if txid not in channel.published:
         channel = replace(channel, published=(*channel.published, txid))
-    effects: list[Effect] = [_watch(channel, txid, transaction.outputs[0].script_pubkey)]
-    if channel.phase not in {Phase.CLOSING, Phase.CLOSED}:
-        what = kind_of_spend(channel, txid)
-        step = moved(channel, Phase.CLOSING, reason=f"the funding output was spent by {what}")
-        channel = step.channel
-        effects.extend(step.effects)
-    return Step(channel, tuple(effects))
+    step = Step(replace(channel, funding=replace(output, spent_by=txid)), (watch,))
+    reason = f"the funding output was spent by {spend.name}"
+    if spend.is_alarming:
+        step = Step(step.channel, (*step.effects, Alarm(channel.channel_id, reason)))
+    if channel.phase in {Phase.CLOSING, Phase.CLOSED}:
+        return step
+    return step.then(lambda now: moved(now, Phase.CLOSING, reason=reason))
 
 
-def kind_of_spend(channel: Channel, txid: bytes) -> str:
-    """Name the transaction that spends the funding output."""
+@dataclass(frozen=True, slots=True)
+class Spend:
+    """What spends a funding output.
+
+    Attributes:
+        name: for people.
+        is_alarming: we did not agree to it, or cannot get our money out of it by ourselves.
+    """
+
+    name: str
+    is_alarming: bool = False
+
+
+def kind_of_spend(channel: Channel, transaction: Transaction) -> Spend:
+    """Name the transaction that spends the funding output (BOLT 5's cases)."""
+    txid = transaction.txid
     if _is_mutual_close(channel, txid):
-        return "a cooperative close"
+        return Spend("a cooperative close")
     local = channel.local_commitment
     if commitments.local_commitment(channel, local.number, local.current_point).txid == txid:
-        return "our commitment"
+        return Spend("our commitment")
     remote = channel.remote_commitment
-    if commitments.remote_commitment(channel, remote.number, remote.current_point).txid == txid:
-        return "the peer's commitment"
-    return "another commitment of the peer"
+    valid = [(remote.number, remote.current_point)]
+    if channel.unrevoked is not None:
+        valid.append((channel.unrevoked.number, remote.next_point))
+    if any(commitments.remote_commitment(channel, *one).txid == txid for one in valid):
+        return Spend("the peer's commitment")
+    number_seen = _commitment_number(channel, transaction)
+    if number_seen is None:
+        return Spend("a transaction that is none of this channel's", is_alarming=True)
+    if number_seen < remote.number:
+        return Spend(f"commitment {number_seen}, which is revoked", is_alarming=True)
+    return Spend(f"commitment {number_seen}, which we do not know", is_alarming=True)
+
+
+def _commitment_number(channel: Channel, transaction: Transaction) -> int | None:
+    ours, theirs = channel.parameters.local, remote_party(channel)
+    opener, accepter = (ours, theirs) if channel.parameters.is_opener else (theirs, ours)
+    return commitment_number(
+        transaction.locktime,
+        transaction.inputs[0].sequence,
+        opener.payment_basepoint,
+        accepter.payment_basepoint,
+    )
 
 
 def _is_mutual_close(channel: Channel, txid: bytes) -> bool:
+    """Whether we signed it as a closing transaction, with the peer's output or without."""
     if channel.closing is None:
         return False
     return any(
-        closing.transaction(channel, fee).txid == txid for fee in channel.closing.sent_fees_satoshis
+        variant.txid == txid
+        for fee in channel.closing.sent_fees_satoshis
+        for variant in closing_variants(closing.transaction(channel, fee))
     )
 
 
@@ -145,11 +186,20 @@ def transaction_confirmed(channel: Channel, event: TransactionConfirmed) -> Step
 
 
 def block_connected(channel: Channel, event: BlockConnected) -> Step:
-    """Follow the height; a fundee forgets a channel whose funding never came."""
+    """Follow the height, and give up what takes too long."""
     channel = replace(channel, height=event.height)
-    if funding.is_fundee_out_of_patience(channel, event.height):
-        return funding.forget_unconfirmed(channel)
-    return Step(channel)
+    if (ended := funding.out_of_patience(channel, event.height)) is not None:
+        return ended
+    negotiation = channel.closing
+    if channel.phase is not Phase.NEGOTIATING or negotiation is None:
+        return Step(channel)
+    if negotiation.since_height is None:
+        since = replace(negotiation, since_height=event.height)
+        return Step(replace(channel, closing=since))
+    if event.height - negotiation.since_height < CLOSING_PATIENCE_BLOCKS:
+        return Step(channel)
+    reason = f"no agreement on the closing fee in {CLOSING_PATIENCE_BLOCKS} blocks"
+    return fail(channel, reason)
 
 
 def resume(channel: Channel) -> tuple[Effect, ...]:

@@ -15,10 +15,8 @@
 from dataclasses import dataclass, replace
 
 from back.channel import acceptance
-from back.channel.effects import (
-    MakeFundingTransaction,
-    Send,
-)
+from back.channel.acceptance import ANNOUNCE_CHANNEL
+from back.channel.effects import MakeFundingTransaction, Send
 from back.channel.model import (
     Channel,
     ChannelParameters,
@@ -38,11 +36,8 @@ from back.channel.policy import (
 )
 from back.channel.rules import Step, moved
 from back.transactions.commitment import CommitmentType
-from back.transactions.scripts import (
-    funding_script_pubkey,
-    is_standard_shutdown_script,
-)
-from back.transactions.weights import commitment_fee_sat
+from back.transactions.scripts import funding_script_pubkey
+from back.transactions.weights import opener_cost_sat
 from shared.errors import Action, CommandError, ProtocolViolation
 from shared.features import Feature
 from shared.wire import (
@@ -52,7 +47,6 @@ from shared.wire import (
 
 __all__ = ["LocalKeys", "Proposal", "Reception", "accept", "accept_received", "propose"]
 
-ANNOUNCE_CHANNEL = 1
 OPEN = "BOLT 2 § open_channel"
 ACCEPT = "BOLT 2 § accept_channel"
 
@@ -185,6 +179,8 @@ def _chosen_type(proposal: Proposal, policy: ChannelPolicy) -> CommitmentType:
     )
     if needed not in features:
         raise CommandError(f"the peer has not negotiated {needed.name}")
+    if not policy.accepts(kind):
+        raise CommandError(f"this node opens no channels of the type {kind.value}")
     return kind
 
 
@@ -201,11 +197,11 @@ def _check_proposal(proposal: Proposal, kind: CommitmentType) -> None:
         raise CommandError(
             f"cannot push {proposal.push_msat} msat of {proposal.funding_satoshis} sat"
         )
-    fee_sat = commitment_fee_sat(kind, proposal.feerate_per_kw, 0)
+    cost_sat = opener_cost_sat(kind, proposal.feerate_per_kw)
     left_msat = proposal.funding_satoshis * 1000 - proposal.push_msat
-    if left_msat < fee_sat * 1000:
+    if left_msat < cost_sat * 1000:
         raise CommandError(
-            f"{left_msat} msat would remain, the commitment's fee alone is {fee_sat} sat"
+            f"{left_msat} msat would remain, the first commitment alone costs {cost_sat} sat"
         )
 
 
@@ -282,7 +278,7 @@ def accept(
     """
     if why := acceptance.open_refusal(message, reception, policy):
         raise ProtocolViolation(why, bolt=OPEN, action=Action.FAIL_CHANNEL)
-    assert message.channel_type is not None  # noqa: S101 - _open_refusal saw to it
+    assert message.channel_type is not None  # noqa: S101 - open_refusal saw to it
     kind = commitment_type(message.channel_type)
     assert kind is not None  # noqa: S101 - the same
     upfront = _upfront(reception.features, reception.shutdown_script)
@@ -362,9 +358,7 @@ def accept_received(channel: Channel, message: AcceptChannel, policy: ChannelPol
         why = why or "channel_reserve_satoshis is below our dust_limit_satoshis"
     if ours.local.channel_reserve_satoshis < message.dust_limit_satoshis:
         why = why or "dust_limit_satoshis is above the reserve that we asked for"
-    script = message.upfront_shutdown_script
-    if script and not is_standard_shutdown_script(script, anysegwit=True):
-        why = why or "upfront_shutdown_script has a form that BOLT 2 does not allow"
+    why = why or acceptance.shutdown_script_refusal(message, channel.features)
     if why:
         raise ProtocolViolation(why, bolt=ACCEPT, action=Action.FAIL_CHANNEL)
     parameters = replace(ours, remote=_remote_party(message), minimum_depth=message.minimum_depth)

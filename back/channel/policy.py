@@ -13,6 +13,10 @@ MIN_DUST_LIMIT_SATOSHIS = 354
 MAX_ACCEPTED_HTLCS = 483
 FUNDEE_PATIENCE_BLOCKS = 2016
 """After so many blocks without its funding transaction a fundee forgets the channel."""
+OPENING_PATIENCE_BLOCKS = 6
+"""After so many blocks an opening whose next message does not come is given up."""
+CLOSING_PATIENCE_BLOCKS = 144
+"""After so many blocks without an agreement on its fee a cooperative close becomes a forced one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +63,12 @@ class ChannelPolicy:
     max_feerate_per_kw: int = 100_000
     accepts_anchors: bool = True
     accepts_static_remotekey: bool = True
+
+    def accepts(self, kind: CommitmentType) -> bool:
+        """Whether we have channels of this format."""
+        if kind is CommitmentType.ANCHORS_ZERO_FEE_HTLC:
+            return self.accepts_anchors
+        return self.accepts_static_remotekey
 
     def reserve_satoshis(self, funding_satoshis: int, remote_dust_limit_satoshis: int = 0) -> int:
         """The reserve that we ask of the peer: never below either side's dust limit."""

@@ -11,9 +11,11 @@ from typing import Any, TypeAlias, TypeVar
 from back.channel.effects import Effect, PhaseChanged
 from back.channel.model import Channel, Htlc, Phase
 from shared.errors import CommandError
-from shared.wire import Message
+from shared.wire import Error, Message
 
-__all__ = ["LEGAL", "Rule", "Step", "legal", "moved"]
+__all__ = ["LEGAL", "Rule", "Step", "error_of", "legal", "moved", "printable"]
+
+MAX_REASON_BYTES = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,16 @@ def legal(
         return rule
 
     return enter
+
+
+def printable(reason: str) -> bytes:
+    """What a peer is told: others print only what is pure ASCII (BOLT 1 § error)."""
+    return reason.replace(" § ", " ").encode("ascii", "replace")[:MAX_REASON_BYTES]
+
+
+def error_of(channel: Channel, reason: str) -> Error:
+    """The `error` that fails this channel at the peer."""
+    return Error(channel_id=channel.channel_id, data=printable(reason))
 
 
 def moved(channel: Channel, phase: Phase, *effects: Effect, reason: str = "") -> Step:

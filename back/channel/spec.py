@@ -17,10 +17,9 @@ from back.channel.model import (
 )
 from back.transactions.commitment import CommitmentType
 from back.transactions.weights import (
-    anchors_sat,
-    commitment_fee_sat,
     htlc_success_fee_sat,
     htlc_timeout_fee_sat,
+    opener_cost_sat,
 )
 from shared.errors import InvariantError
 
@@ -319,4 +318,4 @@ class Tally:
         feerate, count = self.feerate_per_kw, self.untrimmed
         if spike:
             feerate, count = feerate * 2, count + 1
-        return (commitment_fee_sat(self.kind, feerate, count) + anchors_sat(self.kind)) * 1000
+        return opener_cost_sat(self.kind, feerate, count) * 1000

@@ -22,10 +22,9 @@ from back.transactions.transaction import (
 from back.transactions.weights import (
     ANCHOR_SAT,
     CommitmentType,
-    anchors_sat,
-    commitment_fee_sat,
     htlc_success_fee_sat,
     htlc_timeout_fee_sat,
+    opener_cost_sat,
 )
 from shared.chain import Outpoint
 from shared.crypto.keys import derive_public_key, derive_revocation_public_key
@@ -315,8 +314,7 @@ def _htlc_output(parameters: CommitmentParameters, htlc: HtlcOutput) -> _Planned
 def _balances(parameters: CommitmentParameters, untrimmed_htlcs: int) -> list[_Planned]:
     """to_local, to_remote and the anchors, where they are not dust."""
     kind, keys = parameters.commitment_type, parameters.keys
-    cost_sat = commitment_fee_sat(kind, parameters.feerate_per_kw, untrimmed_htlcs)
-    cost_sat += anchors_sat(kind)
+    cost_sat = opener_cost_sat(kind, parameters.feerate_per_kw, untrimmed_htlcs)
     to_local_sat, to_remote_sat = (
         parameters.to_local_msat // 1000,
         parameters.to_remote_msat // 1000,

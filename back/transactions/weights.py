@@ -11,6 +11,7 @@ __all__ = [
     "dust_limit_of_script",
     "htlc_success_fee_sat",
     "htlc_timeout_fee_sat",
+    "opener_cost_sat",
 ]
 
 ANCHOR_SAT = 330
@@ -51,6 +52,11 @@ def commitment_fee_sat(kind: CommitmentType, feerate_per_kw: int, untrimmed_htlc
 def anchors_sat(kind: CommitmentType) -> int:
     """What both anchors hold; the opener pays it."""
     return 2 * ANCHOR_SAT if kind is CommitmentType.ANCHORS_ZERO_FEE_HTLC else 0
+
+
+def opener_cost_sat(kind: CommitmentType, feerate_per_kw: int, untrimmed_htlcs: int = 0) -> int:
+    """All that a commitment takes from the opener: the base fee and both anchors."""
+    return commitment_fee_sat(kind, feerate_per_kw, untrimmed_htlcs) + anchors_sat(kind)
 
 
 def htlc_timeout_fee_sat(kind: CommitmentType, feerate_per_kw: int) -> int:
