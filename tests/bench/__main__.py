@@ -1,0 +1,61 @@
+"""``make bench``: prints a table, and writes the figures to bench.json.
+
+``python -m tests.bench payments`` runs one part: raw, peers or payments.
+"""
+
+import asyncio
+import json
+import sys
+
+from rich.console import Console
+from rich.table import Table
+
+from tests.bench import parts
+from tests.bench.setting import ROOT
+
+RAW_LIMIT = {
+    "handshakes_per_s": "ecdh_per_s",
+    "fabric_rtt_p50_ms": "nats_rtt_p50_ms",
+    "direct_payments_per_s": "commits_per_s",
+}
+"""Beside which raw figure of the same run each stands."""
+GOALS = {
+    "handshakes_per_s": "500",
+    "fabric_rtt_p50_ms": "1",
+    "direct_payments_per_s": "100, then 150",
+    "front_kb_per_idle_peer": "40",
+}
+
+
+async def run(wanted: list[str]) -> dict[str, float]:
+    """Run parts one after another."""
+    figures: dict[str, float] = {}
+    if not wanted or "raw" in wanted:
+        figures |= parts.raw_ecdh() | parts.raw_commits() | await parts.raw_nats()
+    if not wanted or "peers" in wanted:
+        figures |= await parts.peers()
+    if not wanted or "payments" in wanted:
+        figures |= await parts.payments()
+    return {name: round(value, 3) for name, value in figures.items()}
+
+
+def show(figures: dict[str, float]) -> Table:
+    """Return the table: figure, goal, raw limit, ratio."""
+    table = Table("figure", "measured", "goal", "raw limit", "ratio", title=parts.machine())
+    for name, value in figures.items():
+        raw = RAW_LIMIT.get(name, "")
+        limit = figures.get(raw)
+        table.add_row(
+            name,
+            f"{value:,.2f}",
+            GOALS.get(name, ""),
+            f"{raw} {limit:,.2f}" if limit else "",
+            f"{value / limit:.3f}" if limit else "",
+        )
+    return table
+
+
+if __name__ == "__main__":
+    found = asyncio.run(run(sys.argv[1:]))
+    Console().print(show(found))
+    (ROOT / "bench.json").write_text(json.dumps(found, indent=2) + "\n")
