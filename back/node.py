@@ -207,6 +207,9 @@ class Node:
         self.chain.listen_feerates(
             lambda feerates: self.channels.feerate_changed(feerates.commitment_per_kw)
         )
+        # The chain tells of new blocks only, and the next may be long in coming.
+        if known := await StoredBlocks(self.store).load_blocks():
+            self._height_is(known[-1].height)
         # Watches first, blocks after: a start hears of nothing twice and misses nothing.
         await self.payments.start()
         await self.channels.restore()
@@ -252,7 +255,7 @@ class Node:
         """Free inputs that a crash left locked for a funding transaction that no channel has."""
         while not self.chain.is_synced:  # noqa: ASYNC110 - the chain has no such event
             await asyncio.sleep(0.2)
-        keep = self.channels.funding_inputs()
+        keep = self.channels.openings.funding_inputs()
         with contextlib.suppress(BackendError):
             if freed := await self.chain.wallet.free_locks(keep):
                 log.info("wallet_locks_freed", count=len(freed))
@@ -291,12 +294,15 @@ class Node:
     def _chain_told(self, event: ChainEvent) -> None:
         match event:
             case BlockConnected(height=height):
-                self.channels.block_connected(height)
-                self.metrics.height.set(height)
+                self._height_is(height)
             case BlockDisconnected(height=height):
-                self.channels.block_connected(height - 1)
+                self._height_is(height - 1)
             case _:
                 pass
+
+    def _height_is(self, height: int) -> None:
+        self.channels.block_connected(height)
+        self.metrics.height.set(height)
 
     # --- attendant of the switchboard ----------------------------------------------------------
 
@@ -383,6 +389,14 @@ class Node:
         """Keep where a peer with channels was reached."""
         if peer.runners and peer.addresses:
             self._spawn(self._store_address(peer), "address")
+
+    async def may_speak(self, node_id: bytes) -> bool:
+        """Say whether a peer is still ours, once a commit has shown it."""
+        try:
+            await self.store.committer.submit(subjects.shard(node_id))
+        except (BackendError, LeaseLost):
+            return False
+        return True
 
     async def _store_address(self, peer: "Peer") -> None:
         stored = stored_peers.StoredPeer(peer.node_id, tuple(peer.addresses), b"", int(time.time()))
