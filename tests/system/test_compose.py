@@ -193,7 +193,7 @@ async def usable(stack: Stack, peer: Ldk) -> None:
 async def pay_both_ways(stack: Stack, peer: Ldk) -> None:
     invoice = await peer("invoice", msat=1_200_000)
     sent = await call(stack, "payinvoice", invoice=invoice["bolt11"], blocking="true")
-    assert sent["type"] == "payment-sent", sent
+    assert sent["type"] == "payment-sent", json.dumps(sent)
     ours = await call(stack, "createinvoice", amountMsat=2_000_000, description="compose")
     got = await peer("pay", bolt11=ours["serialized"])
     assert got["status"] == "sent", got
@@ -228,6 +228,28 @@ async def test_a_front_may_be_added_and_the_peers_one_killed(stack: Stack, peer:
     await come_in(stack, peer)
     await usable(stack, peer)
     assert (await carrier_of(stack))["Id"] != carrier["Id"]
+    await pay_both_ways(stack, peer)
+
+
+async def test_a_front_that_is_stopped_hands_its_peer_to_the_others(
+    stack: Stack, peer: Ldk
+) -> None:
+    stack.compose("up", "-d", "--no-build", "--scale", "front=2")
+    await healthy_fronts(stack, 2)
+    carrier = await carrier_of(stack)
+    stack.docker("stop", carrier["Id"])
+    assert stack.logs(carrier)[-1]["event"] == "front_stopped"
+    await come_in(stack, peer)
+    await usable(stack, peer)
+    await pay_both_ways(stack, peer)
+
+
+async def test_the_back_keeps_its_channels_over_a_restart(stack: Stack, peer: Ldk) -> None:
+    node = await node_id(stack)
+    stack.compose("restart", "back")
+    assert await node_id(stack) == node
+    await come_in(stack, peer)
+    await usable(stack, peer)
     await pay_both_ways(stack, peer)
 
 
