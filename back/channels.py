@@ -1,15 +1,13 @@
 """All channels of the node: their runners, and the way their effects take into the world."""
 
-import asyncio
-import secrets
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
 
-from back.channel import funding, machine, opening
+from back.channel import machine
 from back.channel.effects import (
     Alarm,
     Answer,
@@ -37,21 +35,18 @@ from back.channel.events import (
     Disconnected,
     FeerateChanged,
     FundingConfirmed,
-    FundingFailed,
     FundingSpent,
-    FundingTransactionMade,
     TransactionConfirmed,
 )
 from back.channel.model import Channel, Phase
 from back.channel.policy import ChannelPolicy
+from back.openings import MAX_PENDING_PER_PEER, ChannelOpening, Openings
 from back.runner import ChannelRunner
-from back.transactions.commitment import CommitmentType
-from back.transactions.transaction import parse_transaction
-from shared.chain import Outpoint
-from shared.errors import CommandError, LightningError, ProtocolViolation
+from shared.errors import CommandError
 from shared.fabric import subjects
 from shared.fabric.envelope import Reason
-from shared.wire import Error, OpenChannel, Warning as WarningMessage
+from shared.tasks import Tasks
+from shared.wire import OpenChannel, Warning as WarningMessage
 
 if TYPE_CHECKING:
     from back.chain.interface import Chain
@@ -60,14 +55,13 @@ if TYPE_CHECKING:
     from back.storage.committer import Committer, Write
     from back.storage.store import Store
 
-__all__ = ["ChannelOpening", "Channels", "PaymentSink"]
+__all__ = ["MAX_PENDING_PER_PEER", "ChannelOpening", "Channels", "PaymentSink"]
 
 log = structlog.get_logger()
 
-MAX_PENDING_PER_PEER = 8
-"""Openings of one peer to us that are not confirmed: each costs a row and a watch for two weeks."""
-MAX_PENDING = 1_000
-"""The same, of all peers together."""
+STOP_PATIENCE_S = 5.0
+COMMIT_PATIENCE_S = 30.0
+"""After so long without a commit the connections end whose channels wait for it."""
 
 PaymentEffect = HtlcOffered | HtlcReceived | HtlcFulfilled | HtlcFailed | OfferRefused
 
@@ -82,21 +76,6 @@ class PaymentSink(Protocol):
         """The fact is durable: act on it. Never blocks, never raises."""
 
 
-@dataclass(frozen=True, slots=True)
-class ChannelOpening:
-    """What the operator asks for; see :class:`opening.Proposal`."""
-
-    node_id: bytes
-    funding_satoshis: int
-    push_msat: int = 0
-    announce: bool = False
-    commitment_type: CommitmentType | None = None
-    feerate_per_kw: int | None = None
-
-
-PhaseListener = Callable[[Channel, PhaseChanged], None]
-
-
 @dataclass(slots=True)
 class Channels:
     """Runners by channel id, and their world."""
@@ -109,12 +88,13 @@ class Channels:
     policy: ChannelPolicy
     payments: PaymentSink | None = None
     runners: dict[bytes, ChannelRunner] = field(default_factory=dict)
-    listeners: list[PhaseListener] = field(default_factory=list)
     height: int = 0
-    _tasks: "set[asyncio.Task[None]]" = field(default_factory=set)
-    _outcomes: "dict[bytes, asyncio.Future[Channel]]" = field(default_factory=dict)
-    _watches: dict[int, list[Callable[[], None]]] = field(default_factory=dict)
-    """What ends the watches of a channel, by its key index."""
+    openings: Openings = field(init=False)
+    _tasks: Tasks = field(default_factory=Tasks)
+    _watches: "dict[int, dict[WatchConfirmed | WatchSpent, Callable[[], None]]]" = field(
+        default_factory=dict
+    )
+    """What ends each watch of a channel, by its key index."""
     _deeds: dict[type[Effect], Callable[[ChannelRunner, Any], None]] = field(init=False)
 
     # --- start ---------------------------------------------------------------------------------
@@ -139,32 +119,25 @@ class Channels:
         runner.session = peer.session
         self.runners[channel.channel_id] = runner
         peer.runners[channel.channel_id] = runner
-        self._spawn(runner.run(first), f"channel {channel.channel_id.hex()}")
+        self._tasks.spawn(runner.run(first), f"channel {channel.channel_id.hex()}")
         return runner
-
-    def _spawn(self, coroutine: Coroutine[Any, Any, None], name: str) -> None:
-        task = asyncio.create_task(coroutine, name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
     async def stop(self) -> None:
         """Stop every runner after what it is doing."""
         for runner in list(self.runners.values()):
             runner.stop()
-        tasks = list(self._tasks)
-        if tasks:
-            _, pending = await asyncio.wait(tasks, timeout=5)
-            for task in pending:
-                task.cancel()
+        await self._tasks.stop(patience_s=STOP_PATIENCE_S)
 
     def _stopped(self, runner: ChannelRunner) -> None:
-        channel_id = runner.channel.channel_id
-        if self.runners.get(channel_id) is runner and runner.channel.phase is Phase.CLOSED:
+        """A runner ended: what is left of its channel is in the database, if anything is."""
+        self.openings.ended(runner, "its channel stopped")
+        is_ours = self.runners.get(runner.channel.channel_id) is runner
+        if is_ours and (runner.channel.phase is Phase.CLOSED or not runner.is_stored):
             self._remove(runner)
 
     def _remove(self, runner: ChannelRunner) -> None:
         channel = runner.channel
-        for unwatch in self._watches.pop(channel.parameters.key_index, ()):
+        for unwatch in self._watches.pop(channel.parameters.key_index, {}).values():
             unwatch()
         self.runners.pop(channel.channel_id, None)
         peer = self.peers.get(channel.parameters.node_id)
@@ -173,82 +146,13 @@ class Channels:
 
     # --- opening -------------------------------------------------------------------------------
 
-    def _local_keys(self) -> opening.LocalKeys:
-        return self.signer.channel_keys(self.signer.new_key_index())
-
     async def open(self, request: ChannelOpening) -> Channel:
-        """Open a channel and return it once its funding transaction is published.
-
-        Raises:
-            CommandError: refused by us, the peer or the wallet; nothing was spent.
-        """
-        peer = self.peers.get(request.node_id)
-        if peer.session is None:
-            raise CommandError("the peer is not connected")
-        shutdown_script = await self.chain.wallet.new_script_pubkey()
-        temporary_channel_id = secrets.token_bytes(32)
-        feerate = request.feerate_per_kw or self.chain.feerates.commitment_per_kw
-        proposal = opening.Proposal(
-            node_id=request.node_id,
-            temporary_channel_id=temporary_channel_id,
-            funding_satoshis=request.funding_satoshis,
-            push_msat=request.push_msat,
-            announce=request.announce,
-            features=peer.features,
-            feerate_per_kw=feerate,
-            height=self.height,
-            local_alias=self._alias(),
-            shutdown_script=shutdown_script,
-            commitment_type=request.commitment_type,
-        )
-        step = opening.propose(proposal, self._local_keys(), self.policy)
-        outcome: asyncio.Future[Channel] = asyncio.get_running_loop().create_future()
-        self._outcomes[temporary_channel_id] = outcome
-        self._adopt(step.channel, step)
-        return await outcome
+        """Open a channel; see :meth:`Openings.open`."""
+        return await self.openings.open(request)
 
     def open_received(self, peer: "Peer", message: OpenChannel) -> None:
         """A peer proposes a channel."""
-        self._spawn(self._accept(peer, message), f"accept {message.temporary_channel_id.hex()}")
-
-    async def _accept(self, peer: "Peer", message: OpenChannel) -> None:
-        session = peer.session
-        try:
-            self._check_room(peer, message)
-            shutdown_script = await self.chain.wallet.new_script_pubkey()
-            reception = opening.Reception(
-                node_id=peer.node_id,
-                features=peer.features,
-                feerate_per_kw=self.chain.feerates.commitment_per_kw,
-                height=self.height,
-                local_alias=self._alias(),
-                shutdown_script=shutdown_script,
-            )
-            step = opening.accept(message, reception, self._local_keys(), self.policy)
-        except LightningError as error:
-            log.info("open_channel_refused", peer=peer.node_id.hex(), why=str(error))
-            peer.send(Error(channel_id=message.temporary_channel_id, data=str(error).encode()))
-            return
-        if peer.session is session and session is not None:
-            self._adopt(step.channel, step)
-
-    def _check_room(self, peer: "Peer", message: OpenChannel) -> None:
-        if message.temporary_channel_id in peer.runners:
-            raise ProtocolViolation("temporary_channel_id is in use", bolt="BOLT 2 § open_channel")
-        if sum(map(_is_pending, peer.runners.values())) >= MAX_PENDING_PER_PEER:
-            raise CommandError(f"{MAX_PENDING_PER_PEER} openings are under way already")
-        if sum(map(_is_pending, self.runners.values())) >= MAX_PENDING:
-            raise CommandError("this node has too many openings under way at the moment")
-        if not self.chain.is_synced:
-            raise CommandError("this node does not follow the chain at the moment")
-
-    def _alias(self) -> int:
-        """A random scid_alias in a range of heights that no block of ours will have."""
-        taken = {r.channel.local_alias for r in self.runners.values()}
-        while True:
-            alias = (0xF00000 + secrets.randbelow(0x0FFFFF)) << 40 | secrets.randbits(40)
-            if alias not in taken:
-                return alias
+        self.openings.proposed(peer, message)
 
     # --- World: signer and storage -------------------------------------------------------------
 
@@ -288,11 +192,21 @@ class Channels:
 
     def __post_init__(self) -> None:
         """Declare once what is done for each effect."""
+        self.openings = Openings(
+            self.signer,
+            self.chain,
+            self.peers,
+            self.policy,
+            self.runners,
+            self._adopt,
+            lambda: self.height,
+            self._tasks,
+        )
         self._deeds = {
             Send: lambda runner, e: runner.send(e.message),
             CloseConnection: lambda runner, e: self._close_connection(runner, e.warning),
-            MakeFundingTransaction: lambda runner, e: self._spawn(self._fund(runner, e), "fund"),
-            FreeFunding: lambda _, e: self._spawn(self._free(e.transaction), "free funding"),
+            MakeFundingTransaction: self.openings.fund,
+            FreeFunding: lambda _, e: self.openings.free(e.transaction),
             Publish: self._publish,
             WatchConfirmed: self._watch_confirmed,
             WatchSpent: self._watch_spent,
@@ -312,30 +226,15 @@ class Channels:
             runner.send(WarningMessage(channel_id=runner.channel.channel_id, data=warning.encode()))
         runner.session.close(Reason.PROTOCOL, warning)
 
-    async def _fund(self, runner: ChannelRunner, effect: MakeFundingTransaction) -> None:
-        try:
-            funding = await self.chain.wallet.fund(effect.script_pubkey, effect.amount_sat)
-        except LightningError as error:
-            runner.post(FundingFailed(str(error)))
-            return
-        runner.post(FundingTransactionMade(funding.transaction, funding.output_index))
-
-    async def _free(self, transaction: bytes) -> None:
-        """Free a transaction's inputs; where bitcoind is away, the next start does."""
-        try:
-            await self.chain.wallet.rollback(transaction)
-        except LightningError as error:
-            log.warning("wallet_lock_left", error=str(error))
-
     def _publish(self, runner: ChannelRunner, effect: Publish) -> None:
         self.chain.publish(effect.transaction, effect.what)
-        if effect.what != "funding":
-            return
-        outcome = self._outcomes.pop(runner.channel.parameters.temporary_channel_id, None)
-        if outcome is not None and not outcome.done():
-            outcome.set_result(runner.channel)
+        if effect.what == "funding":
+            self.openings.published(runner)
 
     def _watch_confirmed(self, runner: ChannelRunner, watch: WatchConfirmed) -> None:
+        if watch in self._watches_of(runner):
+            return
+
         def told(height: int, index: int, transaction: bytes) -> None:
             if watch.what == "funding":
                 runner.post(FundingConfirmed(height, index, transaction))
@@ -345,20 +244,24 @@ class Channels:
         set_watch = self.chain.watch_confirmed(
             watch.txid, watch.script_pubkey, watch.depth, watch.since_height, told
         )
-        self._unwatch_at_end(runner, partial(self.chain.unwatch, set_watch, told))
+        self._watches_of(runner)[watch] = partial(self.chain.unwatch, set_watch, told)
 
     def _watch_spent(self, runner: ChannelRunner, watch: WatchSpent) -> None:
+        if watch in self._watches_of(runner):
+            return
+
         def told(transaction: bytes, height: int | None) -> None:
             runner.post(FundingSpent(transaction, height))
 
         set_watch = self.chain.watch_spent(
             watch.outpoint, watch.script_pubkey, watch.since_height, told
         )
-        self._unwatch_at_end(runner, partial(self.chain.unwatch, set_watch, told))
+        self._watches_of(runner)[watch] = partial(self.chain.unwatch, set_watch, told)
 
-    def _unwatch_at_end(self, runner: ChannelRunner, unwatch: Callable[[], None]) -> None:
-        key_index = runner.channel.parameters.key_index
-        self._watches.setdefault(key_index, []).append(unwatch)
+    def _watches_of(
+        self, runner: ChannelRunner
+    ) -> "dict[WatchConfirmed | WatchSpent, Callable[[], None]]":
+        return self._watches.setdefault(runner.channel.parameters.key_index, {})
 
     def _renamed(self, runner: ChannelRunner, effect: ChannelIdAssigned) -> None:
         peer = self.peers.get(runner.channel.parameters.node_id)
@@ -369,7 +272,8 @@ class Channels:
             peer.session.has_channels_now()
         self.peers.steward.remember(peer)
 
-    def _phase_changed(self, runner: ChannelRunner, effect: PhaseChanged) -> None:
+    @staticmethod
+    def _phase_changed(_runner: ChannelRunner, effect: PhaseChanged) -> None:
         log.info(
             "channel_phase_changed",
             channel=effect.channel_id.hex(),
@@ -377,13 +281,9 @@ class Channels:
             after=effect.after.value,
             reason=effect.reason,
         )
-        for listener in list(self.listeners):
-            listener(runner.channel, effect)
 
     def _forgotten(self, runner: ChannelRunner, reason: str) -> None:
-        outcome = self._outcomes.pop(runner.channel.parameters.temporary_channel_id, None)
-        if outcome is not None and not outcome.done():
-            outcome.set_exception(CommandError(f"the channel was not opened: {reason}"))
+        self.openings.ended(runner, reason)
         self._remove(runner)
         runner.stop()
 
@@ -400,20 +300,17 @@ class Channels:
         for runner in list(self.runners.values()):
             runner.post(FeerateChanged(feerate_per_kw))
 
-    def everybody_left(self) -> None:
-        """The owner gives its shards up: every connection is over."""
-        for runner in list(self.runners.values()):
-            runner.post(Disconnected())
+    def end_sessions_that_wait(self, now: float) -> None:
+        """End connections whose channels wait too long for the database (ARCHITECTURE § 8).
 
-    def funding_inputs(self) -> frozenset[Outpoint]:
-        """Inputs of funding transactions that are not confirmed: the wallet must keep them."""
-        inputs: set[Outpoint] = set()
+        Args:
+            now: monotonic seconds.
+        """
         for runner in self.runners.values():
-            funding = runner.channel.funding
-            if funding is not None and funding.transaction and funding.confirmed_height is None:
-                transaction = parse_transaction(funding.transaction)
-                inputs.update(i.outpoint for i in transaction.inputs)
-        return frozenset(inputs)
+            since = runner.committing_since
+            if since is None or now - since < COMMIT_PATIENCE_S or runner.session is None:
+                continue
+            runner.session.reset(Reason.CLOSED_BY_OWNER, "the database is away")
 
     # --- look-ups ------------------------------------------------------------------------------
 
@@ -436,11 +333,3 @@ class Channels:
                 }:
                     return runner
         raise CommandError(f"no channel {identifier}")
-
-
-def _is_pending(runner: ChannelRunner) -> bool:
-    """Whether somebody opens this channel to us and has not shown any money yet."""
-    phase = runner.channel.phase
-    return not runner.channel.parameters.is_opener and (
-        phase in funding.UNFUNDED or phase is Phase.WAIT_FOR_FUNDING_CONFIRMED
-    )

@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 import structlog
 
 from back.channel.events import Connected as ChannelConnected, Disconnected, Received
+from back.channel.funding import UNFUNDED
 from shared.errors import BackendError, CommandError
 from shared.fabric import subjects
 from shared.fabric.envelope import Connected, Direction, Reason
 from shared.fabric.requests import ConnectReply, ConnectRequest, read
 from shared.features import Feature, FeatureSet
+from shared.tasks import Tasks
 from shared.wire import (
     ChannelReestablish,
     ChannelUpdate,
@@ -57,6 +59,9 @@ class Steward(Protocol):
     def remember(self, peer: "Peer") -> None:
         """Keep where a peer with channels was reached, for reconnection after a restart."""
 
+    async def may_speak(self, node_id: bytes) -> bool:
+        """Say whether this peer is still ours, once a commit has shown it."""
+
 
 @dataclass(slots=True, eq=False)
 class Peer:
@@ -83,16 +88,32 @@ class Peer:
         """Whether messages can be sent now."""
         return self.session is not None
 
-    def send(self, message: Message) -> None:
-        """Send outside of any channel; nothing happens while the peer is away."""
-        if self.session is not None:
-            self.session.send(message)
+    def runner_of(self, channel_id: bytes) -> "ChannelRunner | None":
+        """Find the channel that an `error` is about.
 
-    def warn_and_close(self, channel_id: bytes, why: str) -> None:
-        """Say what was wrong, then close the connection."""
-        if self.session is not None:
-            self.session.send(WarningMessage(channel_id=channel_id, data=why.encode()))
-            self.session.close(Reason.PROTOCOL, why)
+        Until the fundee's funding_signed both sides may call it by its temporary id (BOLT 1).
+        """
+        if (runner := self.runners.get(channel_id)) is not None:
+            return runner
+        for runner in self.runners.values():
+            channel = runner.channel
+            is_early = channel.phase in UNFUNDED
+            if is_early and channel.parameters.temporary_channel_id == channel_id:
+                return runner
+        return None
+
+
+@dataclass(slots=True)
+class Dial:
+    """A connection that we ordered and of which nothing was heard yet.
+
+    Attributes:
+        front: who took the order.
+    """
+
+    node_id: bytes
+    outcome: "asyncio.Future[None]"
+    front: str = ""
 
 
 @dataclass(slots=True)
@@ -103,9 +124,10 @@ class Peers:
     features: FeatureSet
     steward: Steward
     known: dict[bytes, Peer] = field(default_factory=dict)
-    dials: "dict[bytes, tuple[bytes, asyncio.Future[None]]]" = field(default_factory=dict)
-    """Dials that we ordered and that have not ended: dial id → peer, outcome."""
+    dials: dict[bytes, Dial] = field(default_factory=dict)
+    """Dials that we ordered and that have not ended, by id."""
     is_stopping: bool = False
+    _tasks: Tasks = field(default_factory=Tasks)
 
     def get(self, node_id: bytes) -> Peer:
         """Return the peer, new if it was not known."""
@@ -137,7 +159,7 @@ class Peers:
             peer.redial.cancel()
             peer.redial = None
         if connected.dial_id is not None and (dial := self.dials.pop(connected.dial_id, None)):
-            _settle(dial[1])
+            _settle(dial.outcome)
         for waiter in peer.waiters:
             if not waiter.done():
                 waiter.set_result(peer)
@@ -203,7 +225,7 @@ class Peers:
         if message.channel_id == ALL_CHANNELS:
             for runner in list(peer.runners.values()):
                 runner.post(Received(message))
-        elif (addressed := peer.runners.get(message.channel_id)) is not None:
+        elif (addressed := peer.runner_of(message.channel_id)) is not None:
             addressed.post(Received(message))
 
     def _to_channel(self, peer: Peer, message: Message) -> None:
@@ -214,11 +236,32 @@ class Peers:
         channel_id = bytes.fromhex(token)
         if runner := peer.runners.get(channel_id):
             runner.post(Received(message))
+        elif peer.session is None:
+            return
         elif isinstance(message, ChannelReestablish):
             # BOLT 2 leaves no other way to tell a peer that its channel is not one of ours.
-            peer.send(Error(channel_id=channel_id, data=b"unknown channel"))
+            self.say(peer.session, Error(channel_id=channel_id, data=b"unknown channel"))
         else:
-            peer.warn_and_close(channel_id, f"{message.NAME} for an unknown channel")
+            why = f"{message.NAME} for an unknown channel"
+            warning = WarningMessage(channel_id=channel_id, data=why.encode())
+            self.say(peer.session, warning, is_last=True)
+
+    def say(self, session: "PeerSession", message: Message, *, is_last: bool = False) -> None:
+        """Send outside of any channel, once a commit has shown that the peer is still ours.
+
+        Args:
+            session: to whom.
+            message: what.
+            is_last: close the connection after it.
+        """
+        self._tasks.spawn(self._say(session, message, is_last=is_last), f"say {message.NAME}")
+
+    async def _say(self, session: "PeerSession", message: Message, *, is_last: bool) -> None:
+        if not await self.steward.may_speak(session.peer):
+            return
+        session.send(message)
+        if is_last:
+            session.close(Reason.PROTOCOL, message.NAME)
 
     # --- reaching out --------------------------------------------------------------------------
 
@@ -271,21 +314,25 @@ class Peers:
         """Have one front dial; return when a session came of it.
 
         Raises:
-            CommandError: the front says why there is none.
+            CommandError: the front says why there is none, or says nothing.
             BackendError: no front answered.
         """
         dial_id = secrets.token_bytes(16)
         request = ConnectRequest(dial_id=dial_id, node_id=node_id, addresses=tuple(addresses))
-        outcome: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.dials[dial_id] = (node_id, outcome)
+        dial = Dial(node_id, asyncio.get_running_loop().create_future())
+        self.dials[dial_id] = dial
         try:
             reply = await self._ask_a_front(request)
             if not reply.accepted:
                 raise CommandError(f"front {reply.front} did not dial: {reply.why}")
-            await outcome
+            dial.front = reply.front
+            async with asyncio.timeout(DIAL_PATIENCE_S):
+                await dial.outcome
+        except TimeoutError:
+            raise CommandError("the front says nothing of the dial") from None
         finally:
             self.dials.pop(dial_id, None)
-            outcome.cancel()
+            dial.outcome.cancel()
 
     async def _ask_a_front(self, request: ConnectRequest) -> ConnectReply:
         error: Exception | None = None
@@ -303,12 +350,18 @@ class Peers:
     def is_ours(self, dial_id: bytes, node_id: bytes) -> bool:
         """Whether we ordered this dial to this peer: the signer helps with no other."""
         dial = self.dials.get(dial_id)
-        return dial is not None and dial[0] == node_id
+        return dial is not None and dial.node_id == node_id
 
     def unreachable(self, dial_id: bytes, detail: str) -> None:
         """A front could not connect."""
         if dial := self.dials.pop(dial_id, None):
-            _settle(dial[1], CommandError(f"cannot reach the peer: {detail}"))
+            _settle(dial.outcome, CommandError(f"cannot reach the peer: {detail}"))
+
+    def front_gone(self, front: str) -> None:
+        """A front died: nothing comes of what it was dialling."""
+        for dial in self.dials.values():
+            if dial.front == front:
+                _settle(dial.outcome, CommandError(f"front {front} is gone"))
 
     def reconnect(self, peer: Peer) -> None:
         """Keep trying to reach a peer with channels, with back-off and jitter."""
@@ -320,25 +373,27 @@ class Peers:
             or not peer.runners
         ):
             return
-        peer.redial = asyncio.create_task(self._redial(peer), name=f"redial {peer.node_id.hex()}")
+        peer.redial = self._tasks.spawn(self._redial(peer), f"redial {peer.node_id.hex()}")
 
     async def _redial(self, peer: Peer) -> None:
         wait = FIRST_RETRY_S
-        while peer.session is None and peer.runners and not self.is_stopping:
-            await asyncio.sleep(wait * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
-            wait = min(wait * 2, LAST_RETRY_S)
-            try:
-                await self._dial(peer.node_id, list(peer.addresses))
-            except (CommandError, BackendError) as error:
-                log.info("redial_failed", peer=peer.node_id.hex(), error=str(error))
-        peer.redial = None
+        try:
+            while peer.session is None and peer.runners and not self.is_stopping:
+                await asyncio.sleep(wait * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
+                wait = min(wait * 2, LAST_RETRY_S)
+                try:
+                    await self._dial(peer.node_id, list(peer.addresses))
+                except (CommandError, BackendError) as error:
+                    log.info("redial_failed", peer=peer.node_id.hex(), error=str(error))
+        finally:
+            # Whatever ended it, the next disconnection may begin another.
+            if peer.redial is asyncio.current_task():
+                peer.redial = None
 
     async def stop(self) -> None:
         """Dial nobody any more."""
         self.is_stopping = True
-        for peer in self.known.values():
-            if peer.redial is not None:
-                peer.redial.cancel()
+        await self._tasks.stop()
 
 
 def _settle(dial: "asyncio.Future[None]", error: Exception | None = None) -> None:

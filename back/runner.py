@@ -6,13 +6,15 @@ of the step to the committer in one commit, and only then lets the effects out, 
 """
 
 import asyncio
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
 from back.channel import machine
-from back.channel.effects import Answer, Effect, Request
+from back.channel.effects import Effect, OfferRefused, Request
+from back.channel.events import Connected, OfferHtlc, Received
 from shared.errors import (
     BackendError,
     CommandError,
@@ -56,7 +58,7 @@ class World(Protocol):
         """A step of the channel was undone: whatever else remembers it must forget it."""
 
     def perform(self, runner: "ChannelRunner", effect: Effect) -> None:
-        """Do one effect of a durable step; never blocks, never raises."""
+        """Do one effect of a durable step; never blocks."""
 
 
 @dataclass(slots=True)
@@ -66,6 +68,11 @@ class _Item:
     done: "asyncio.Future[Channel] | None" = None
     session: "PeerSession | None" = None
 
+    def refuse(self, error: CommandError) -> None:
+        """Tell whoever waits that nothing came of it."""
+        if self.done is not None and not self.done.done():
+            self.done.set_exception(error)
+
 
 @dataclass(slots=True)
 class ChannelRunner:
@@ -73,37 +80,45 @@ class ChannelRunner:
 
     Attributes:
         channel: the last durable value.
+        is_stored: it has rows.
+        session: the connection that this channel speaks on: a reply never strays into a newer one.
+        committing_since: monotonic seconds; when the commit that is under way began.
+        is_stopped: nothing more will be done; what is posted is dropped.
+        on_stop: called once, at the end.
     """
 
     world: World
     channel: "Channel"
     is_stored: bool = True
     session: "PeerSession | None" = None
-    """The connection that this channel speaks on: a reply never strays into a newer one."""
-    _inbox: list[_Item] = field(default_factory=list)
-    _wake: asyncio.Event = field(default_factory=asyncio.Event)
-    is_stopped: bool = False
     on_stop: "Callable[[ChannelRunner], None] | None" = None
+    is_stopped: bool = False
+    committing_since: float | None = None
+    _inbox: list[_Item] = field(default_factory=list)
+    _taken: list[_Item] = field(default_factory=list)
+    _wake: asyncio.Event = field(default_factory=asyncio.Event)
 
     def post(self, event: "Event", writes: "Sequence[Write]" = ()) -> None:
         """Queue an event; ``writes`` go into the commit of the step that takes it."""
-        self._inbox.append(_Item(event, writes))
-        self._wake.set()
+        self._put(_Item(event, writes))
 
     def connect(self, session: "PeerSession", event: "Event") -> None:
         """Queue the start of a new connection; what comes after it speaks on ``session``."""
-        self._inbox.append(_Item(event, session=session))
-        self._wake.set()
+        self._put(_Item(event, session=session))
 
     def request(self, event: "Event", writes: "Sequence[Write]" = ()) -> "asyncio.Future[Channel]":
         """Queue a command; the future holds the durable channel after it, or its CommandError."""
         done: asyncio.Future[Channel] = asyncio.get_running_loop().create_future()
-        if self.is_stopped:
-            done.set_exception(CommandError("the channel is stopped"))
-            return done
-        self._inbox.append(_Item(event, writes, done))
-        self._wake.set()
+        self._put(_Item(event, writes, done))
         return done
+
+    def _put(self, item: _Item) -> None:
+        # A channel that a bug of ours stopped stays for years: it must not collect every block.
+        if self.is_stopped:
+            item.refuse(CommandError("the channel is stopped"))
+            return
+        self._inbox.append(item)
+        self._wake.set()
 
     async def run(self, first: "machine.Step | None" = None) -> None:
         """Run until the channel is forgotten or breaks an invariant of ours.
@@ -113,20 +128,21 @@ class ChannelRunner:
         """
         try:
             if first is not None:
-                await self._finish(None if not self.is_stored else self.channel, first, ())
+                await self._finish(None, first, ())
             while not self.is_stopped:
                 await self._wake.wait()
                 self._wake.clear()
-                items, self._inbox = self._inbox, []
-                for batch in _by_connection(items):
+                self._taken, self._inbox = self._inbox, []
+                for batch in _by_connection(self._taken):
                     await self._advance(batch)
+                self._taken = []
         except LeaseLost:
             log.warning("channel_given_up", channel=self.channel.channel_id.hex())
-        except LightningError:
+        except Exception:
             # A bug of ours: this channel stops as it stands in the database, the others go on.
             log.exception("channel_stopped", channel=self.channel.channel_id.hex())
         finally:
-            self._stop()
+            self._end()
 
     async def _advance(self, items: list[_Item]) -> None:
         before = self.channel
@@ -142,50 +158,87 @@ class ChannelRunner:
             raise InvariantError(f"a batch was refused as a whole: {error}") from error
         writes = [write for item in items for write in item.writes]
         try:
-            await self._finish(before, step, writes)
+            is_awaited = any(item.done is not None for item in items)
+            await self._finish(before, step, writes, is_awaited=is_awaited)
         except WriteRefused as error:
-            self._undo(items, error)
+            await self._undo(items, error)
             return
         refusals = dict(step.refusals)
         for index, item in enumerate(items):
-            if item.done is None or item.done.done():
-                continue
             if refusal := refusals.get(index):
-                item.done.set_exception(refusal)
-            else:
+                item.refuse(refusal)
+            elif item.done is not None and not item.done.done():
                 item.done.set_result(self.channel)
 
-    def _undo(self, items: list[_Item], error: WriteRefused) -> None:
-        """The step never was: the channel stands as stored, and the peer reestablishes."""
+    async def _undo(self, items: list[_Item], error: WriteRefused) -> None:
+        """The step never was: the channel stands as stored, and the peer reestablishes.
+
+        What the peer said comes again with its next connection. What the chain or our own side said
+        does not: it is tried once more, each on its own, so that only the offender is dropped.
+        """
         log.error("step_undone", channel=self.channel.channel_id.hex(), error=str(error))
         self.world.reloaded(self.channel)
         if self.session is not None:
             self.session.reset(Reason.INVALID, "the channel's state was loaded again")
+        if len(items) == 1:
+            event = type(items[0].event).__name__
+            log.error("event_dropped", channel=self.channel.channel_id.hex(), dropped=event)
+            items[0].refuse(CommandError(f"nothing was done: {error}"))
+            return
         for item in items:
-            if item.done is not None and not item.done.done():
-                item.done.set_exception(CommandError(f"nothing was done: {error}"))
-
-    def _answer(self, request: Request) -> Answer:
-        return self.world.answer(self.channel, request)
+            if not isinstance(item.event, Received | Connected):
+                await self._advance([item])
 
     async def _finish(
-        self, before: "Channel | None", step: machine.Step, writes: "Sequence[Write]"
+        self,
+        before: "Channel | None",
+        step: machine.Step,
+        writes: "Sequence[Write]",
+        *,
+        is_awaited: bool = True,
     ) -> None:
+        """Make a step durable, then do its effects.
+
+        A step of which nothing is stored and nobody hears needs no commit: a block, an estimate.
+        """
         filled = machine.fill(step, lambda request: self.world.answer(step.channel, request))
         rows = [*self.world.writes(before, filled), *writes]
-        while True:
-            try:
-                await self.world.commit(filled.channel, rows)
-                break
-            except BackendError as error:
-                log.warning(
-                    "commit_retried", channel=self.channel.channel_id.hex(), error=str(error)
-                )
-                await asyncio.sleep(RETRY_S)
+        if rows or filled.effects or is_awaited:
+            await self._commit(filled.channel, rows)
         self.channel = filled.channel
         self.is_stored = True
         for effect in filled.effects:
+            self._perform(effect)
+
+    async def _commit(self, channel: "Channel", rows: "list[Write]") -> None:
+        """Commit, however long the database is away: nothing is said before."""
+        self.committing_since = time.monotonic()
+        is_first = True
+        try:
+            while True:
+                try:
+                    await self.world.commit(channel, rows)
+                except BackendError as error:
+                    if is_first:
+                        name = channel.channel_id.hex()
+                        log.warning("commit_retried", channel=name, error=str(error))
+                    is_first = False
+                    await asyncio.sleep(RETRY_S)
+                else:
+                    return
+        finally:
+            self.committing_since = None
+
+    def _perform(self, effect: Effect) -> None:
+        try:
             self.world.perform(self, effect)
+        except Exception:
+            # A bug of ours. The state is durable and other effects may be about money: go on, but
+            # with a new connection, for a message may be missing in this one.
+            name = type(effect).__name__
+            log.exception("effect_failed", channel=self.channel.channel_id.hex(), effect=name)
+            if self.session is not None:
+                self.session.reset(Reason.INVALID, "an internal error")
 
     def send(self, message: "Message") -> None:
         """Speak on the connection of this channel, if it is still there."""
@@ -197,12 +250,15 @@ class ChannelRunner:
         self.is_stopped = True
         self._wake.set()
 
-    def _stop(self) -> None:
+    def _end(self) -> None:
         self.is_stopped = True
-        for item in self._inbox:
-            if item.done is not None and not item.done.done():
-                item.done.set_exception(CommandError("the channel is stopped"))
-        self._inbox.clear()
+        stopped = CommandError("the channel is stopped")
+        for item in (*self._taken, *self._inbox):
+            item.refuse(stopped)
+        self._taken, self._inbox = [], []
+        for update in self.channel.queue:
+            if isinstance(update, OfferHtlc):  # it waited for a signature and never went out
+                self._perform(OfferRefused(update.origin, str(stopped)))
         if self.on_stop is not None:
             self.on_stop(self)
 

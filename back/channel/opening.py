@@ -45,7 +45,7 @@ from shared.wire import (
     OpenChannel,
 )
 
-__all__ = ["LocalKeys", "Proposal", "Reception", "accept", "accept_received", "propose"]
+__all__ = ["LocalKeys", "Proposal", "Reception", "accept", "accept_received", "check", "propose"]
 
 OPEN = "BOLT 2 § open_channel"
 ACCEPT = "BOLT 2 § accept_channel"
@@ -267,6 +267,16 @@ class Reception:
     shutdown_script: bytes = b""
 
 
+def check(message: OpenChannel, reception: Reception, policy: ChannelPolicy) -> None:
+    """See whether a proposal can be accepted, before anything is spent on it.
+
+    Raises:
+        ProtocolViolation: as :func:`accept`.
+    """
+    if why := acceptance.open_refusal(message, reception, policy):
+        raise ProtocolViolation(why, bolt=OPEN, action=Action.FAIL_CHANNEL)
+
+
 def accept(
     message: OpenChannel, reception: Reception, keys: LocalKeys, policy: ChannelPolicy
 ) -> Step:
@@ -276,8 +286,7 @@ def accept(
         ProtocolViolation: the proposal is refused; its action is FAIL_CHANNEL, for which nothing
             but an `error` with the temporary id is needed.
     """
-    if why := acceptance.open_refusal(message, reception, policy):
-        raise ProtocolViolation(why, bolt=OPEN, action=Action.FAIL_CHANNEL)
+    check(message, reception, policy)
     assert message.channel_type is not None  # noqa: S101 - open_refusal saw to it
     kind = commitment_type(message.channel_type)
     assert kind is not None  # noqa: S101 - the same
