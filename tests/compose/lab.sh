@@ -119,6 +119,7 @@ else
 fi
 mount -t tmpfs tmpfs "$root/run"
 mount -t tmpfs tmpfs "$root/tmp"
+mkdir -p "$root$project"  # the checkout may be below /tmp itself
 mount --bind "$project" "$root$project"
 cd "$root"
 mkdir -p lab/machine
