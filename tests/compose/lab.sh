@@ -39,7 +39,7 @@ mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Origin: Debian' 2>/dev/nul
 [[ $mirror ]] || mirror=http://deb.debian.org/debian
 mirror=${mirror% }
 
-fetch_mmdebstrap() { # a Perl script: run from CACHE_DIR, not installed
+fetch_mmdebstrap() { # Perl and Python scripts: run from CACHE_DIR, not installed
   local apt=$cache/apt options
   mkdir -p "$apt/lists/partial" "$apt/archives/partial"
   echo "deb [signed-by=$keyring] $mirror bookworm main" >"$apt/sources.list"
@@ -50,7 +50,7 @@ fetch_mmdebstrap() { # a Perl script: run from CACHE_DIR, not installed
   rm -r "$apt"
 }
 make_root() { # directory|tar TARGET PACKAGES
-  "$mmdebstrap" --quiet --mode=root --format="$1" --variant=apt --include="$3" --keyring="$keyring" \
+  mmdebstrap --quiet --mode=root --format="$1" --variant=apt --include="$3" --keyring="$keyring" \
     '--aptopt=Acquire::Check-Valid-Until "false"' --dpkgopt=force-unsafe-io \
     '--dpkgopt=path-exclude=/usr/share/doc/*' '--dpkgopt=path-exclude=/usr/share/man/*' \
     '--dpkgopt=path-exclude=/usr/share/locale/*' bookworm "$2.partial" "$mirror" >"$2.log" 2>&1 9>&- ||
@@ -58,8 +58,8 @@ make_root() { # directory|tar TARGET PACKAGES
   mv "$2.partial" "$2"
 }
 if [[ ! -s $cache/base.tar || ! -d $root ]]; then
-  mmdebstrap=$(command -v mmdebstrap || echo "$cache/mmdebstrap/usr/bin/mmdebstrap")
-  [[ -x $mmdebstrap ]] || fetch_mmdebstrap
+  command -v mmdebstrap >/dev/null || PATH=$cache/mmdebstrap/usr/bin:$PATH
+  command -v mmdebstrap >/dev/null || fetch_mmdebstrap
   rm -rf "$root.partial" "$cache/base.tar.partial"
   { [[ -d $root ]] || make_root directory "$root" docker.io,docker-compose,iptables,iproute2,mount; } &
   making=$!
