@@ -1,12 +1,13 @@
 """``make bench``: prints a table, and writes the figures to bench.json.
 
-``python -m tests.bench payments`` runs one part: raw, peers or payments.
+``python -m tests.bench payments`` runs one part: raw, sessions, peers or payments.
 """
 
-import asyncio
 import json
+import logging
 import sys
 
+import uvloop
 from rich.console import Console
 from rich.table import Table
 
@@ -32,6 +33,8 @@ async def run(wanted: list[str]) -> dict[str, float]:
     figures: dict[str, float] = {}
     if not wanted or "raw" in wanted:
         figures |= parts.raw_ecdh() | parts.raw_commits() | await parts.raw_nats()
+    if not wanted or "sessions" in wanted:
+        figures |= await parts.sessions()
     if not wanted or "peers" in wanted:
         figures |= await parts.peers()
     if not wanted or "payments" in wanted:
@@ -56,6 +59,7 @@ def show(figures: dict[str, float]) -> Table:
 
 
 if __name__ == "__main__":
-    found = asyncio.run(run(sys.argv[1:]))
+    logging.getLogger("asyncio").setLevel(logging.ERROR)
+    found = uvloop.run(run(sys.argv[1:]))
     Console().print(show(found))
     (ROOT / "bench.json").write_text(json.dumps(found, indent=2) + "\n")

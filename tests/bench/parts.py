@@ -8,13 +8,18 @@ import sqlite3
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import aiohttp
 import coincurve
 
-from shared.fabric import certificates, server
+from shared.fabric import certificates, server, subjects
 from shared.fabric.client import FabricClient
+from shared.fabric.envelope import Connected, Direction, decode, decode_body
+from shared.fabric.interface import Received
+from shared.fabric.session import BackSession, Deliver, FrontSession, Publish
+from shared.wire import Init, PeerStorage, to_json
 from tests.bench.setting import ROOT, cpu_s, load, nodes, open_channels, rss_kb
 
 Figures = dict[str, float]
@@ -82,6 +87,89 @@ async def raw_nats() -> Figures:
     return {"nats_rtt_p50_ms": times[len(times) // 2]}
 
 
+async def sessions() -> Figures:
+    """A message and its answer through both session layers and the broker over mTLS.
+
+    Front → NATS → back → NATS → front: subjects, envelope, JSON, numbering, acks; no commit, no
+    BOLT 8. Both ends are in this process, one message is under way at a time.
+    """
+    with tempfile.TemporaryDirectory(prefix="squall-bench-") as folder:
+        certs = Path(folder) / "certs"
+        certificates.create(certs)
+        broker = await server.start(certs, Path(folder) / "nats")
+        fabrics = [
+            FabricClient([broker.url], certificates.credentials(certs, role), role=role, name=role)
+            for role in ("front", "back")
+        ]
+        for fabric in fabrics:
+            await fabric.start(timeout_s=10)
+        times = await _session_trips(*fabrics)
+        for fabric in fabrics:
+            await fabric.stop()
+        await broker.stop()
+    times.sort()
+    return {
+        "fabric_rtt_p50_ms": times[len(times) // 2],
+        "fabric_rtt_p99_ms": times[int(len(times) * 0.99)],
+    }
+
+
+async def _session_trips(front_fabric: FabricClient, back_fabric: FabricClient) -> list[float]:
+    peer = coincurve.PrivateKey().public_key.format()
+    now = asyncio.get_running_loop().time
+    front = FrontSession(bytes(16), "bench", peer)
+    back = BackSession(bytes(16), "bench", peer, 1, has_channels=True)
+    message = PeerStorage(blob=bytes(MESSAGE_BYTES - 4))
+    body, size = to_json(message), MESSAGE_BYTES
+    arrived = asyncio.Event()
+
+    def do(fabric: FabricClient, effects: Sequence[object]) -> list[Deliver]:
+        for effect in effects:
+            if isinstance(effect, Publish):
+                fabric.publish(effect.subject, effect.payload)
+        return [effect for effect in effects if isinstance(effect, Deliver)]
+
+    def at_back(received: Received) -> None:
+        parsed = subjects.parse_inbound(received.subject)
+        effects = back.receive(parsed.name, parsed.channel, decode(received.payload), now())
+        for delivered in do(back_fabric, effects):
+            if isinstance(decode_body(delivered.name, delivered.body), Connected):
+                continue
+            do(back_fabric, back.send(message.NAME, None, body, size, now()))
+
+    def at_front(received: Received) -> None:
+        parsed = subjects.parse_outbound(received.subject)
+        effects = front.receive(parsed.name, parsed.channel, decode(received.payload), now())
+        for delivered in do(front_fabric, effects):
+            decode_body(delivered.name, delivered.body)
+            do(front_fabric, front.written(delivered.seq, now()))
+            arrived.set()
+
+    shard = subjects.shard(peer)
+    await back_fabric.subscribe(subjects.shard_inbound(shard), at_back, group="back.1")
+    await front_fabric.subscribe(subjects.front_outbound("bench"), at_front)
+    do(front_fabric, front.opened(1, has_channels=True, now=now()))
+    init = Init(globalfeatures=b"", features=b"")
+    connected = Connected(
+        front="bench",
+        direction=Direction.INBOUND,
+        address="127.0.0.1:1",
+        our_init=init,
+        their_init=init,
+    )
+    do(front_fabric, front.send("connected", None, connected.to_bytes(), 0, now()))
+    times = []
+    for _ in range(3_000):
+        arrived.clear()
+        began = time.perf_counter()
+        do(front_fabric, front.send(message.NAME, None, body, size, now()))
+        await asyncio.wait_for(arrived.wait(), 5)
+        times.append((time.perf_counter() - began) * 1000)
+        do(front_fabric, front.poll(now()))
+        do(back_fabric, back.poll(now()))
+    return times
+
+
 async def peers() -> Figures:
     """Handshakes, round trips and idle peers of one front with a real back behind it."""
     figures: Figures = {}
@@ -89,8 +177,8 @@ async def peers() -> Figures:
         front = next(iter(alice.fronts.values()))
         target = {"node_id": alice.node_id, "port": front.port}
         trips = await load("round_trips", **target, count=3_000, size=MESSAGE_BYTES)
-        figures["fabric_rtt_p50_ms"] = trips["p50_ms"]
-        figures["fabric_rtt_p99_ms"] = trips["p99_ms"]
+        figures["answer_after_commit_p50_ms"] = trips["p50_ms"]
+        figures["answer_after_commit_p99_ms"] = trips["p99_ms"]
         figures["front_kb_per_idle_peer"] = await _idle(front.child.pid, target)
         before = cpu_s(front.child.pid)
         shaken = await load("handshakes", **target, seconds=10, workers=32)
