@@ -16,13 +16,17 @@ Its core checks Squall as Squall checks it: what Squall does wrong fails the tes
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import Any, TypeVar
 
+import pytest
+import pytest_asyncio
+from support.bitcoind import bitcoind
 from support.channels import Keys
 from support.lightning_peer import FEATURES, LightningPeer
+from support.squall import squall_node
 
 from back.chain.regtest import Regtest
 from back.channel import commitments, machine, opening
@@ -57,6 +61,7 @@ from shared.crypto.signature import public_key, sign_recoverable
 from shared.features import Feature, FeatureSet
 from shared.wire import (
     AcceptChannel,
+    ChannelReestablish,
     Error,
     FundingCreated,
     FundingSigned,
@@ -65,9 +70,25 @@ from shared.wire import (
     Warning as WarningMessage,
 )
 
-__all__ = ["POLICY", "TIMEOUT_S", "Engine", "HostilePeer", "Refused", "funding_transaction"]
+__all__ = [
+    "POLICY",
+    "SPOILS",
+    "TIMEOUT_S",
+    "Engine",
+    "HostilePeer",
+    "Refused",
+    "Target",
+    "bitcoind",
+    "funding_transaction",
+    "mallory",
+    "spoiled",
+    "target",
+    "unharmed",
+]
 
 TIMEOUT_S = 10.0
+ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
+"""Of the curve's group."""
 POLICY = ChannelPolicy(
     chain_hash=REGTEST.chain_hash, regtest_slack=True, minimum_depth=1, max_dust_exposure_msat=10**9
 )
@@ -89,6 +110,21 @@ class Refused(AssertionError):
     def text(self) -> str:
         """Its words."""
         return self.message.data.decode(errors="replace")
+
+
+def spoiled(signature: bytes) -> dict[str, bytes]:
+    """Signatures that are none, by what is wrong with them."""
+    r, s = signature[:32], int.from_bytes(signature[32:], "big")
+    return {
+        "zero": bytes(64),
+        "ones": b"\xff" * 64,
+        # Valid mathematics, and malleable: bitcoind would not relay it.
+        "high S": r + (ORDER - s).to_bytes(32, "big"),
+        "another": signature[:63] + bytes([signature[63] ^ 1]),
+    }
+
+
+SPOILS = tuple(spoiled(bytes(64)))
 
 
 async def funding_transaction(
@@ -118,9 +154,16 @@ class Engine:
     channel: Channel
     keys: Keys
     effects: list[Effect] = field(default_factory=list)
+    _before: Channel | None = None
+
+    def roll_back(self) -> None:
+        """Undo the last step: what came of it was never said, or never counted."""
+        assert self._before is not None
+        self.channel, self._before = self._before, None
 
     def do(self, *events: Event) -> list[Message]:
         """Apply events as one batch; return what an honest node would send now."""
+        self._before = self.channel
         prepared = [machine.prepare(self.channel, event, self.keys.answer) for event in events]
         step = machine.fill(machine.apply_batch(self.channel, prepared), self.keys.answer)
         assert not step.refusals, step.refusals
@@ -141,6 +184,11 @@ class Engine:
     def took(self, kind: type[Effect]) -> list[Any]:
         """All effects of one kind."""
         return [effect for effect in self.effects if isinstance(effect, kind)]
+
+    @property
+    def failed_origins(self) -> list[str | None]:
+        """Of the HTLCs of ours that failed, in order."""
+        return [failed.htlc.origin for failed in self.took(HtlcFailed)]
 
     @property
     def is_quiet(self) -> bool:
@@ -167,6 +215,7 @@ class HostilePeer:
         wire: its present connection.
         engine: its channel's honest side, once one is being opened.
         heard: every message of Squall on every connection, in order.
+        said: every message of ours, in order.
         preimages: of the invoices that it made.
         features: what its `init` says.
     """
@@ -188,6 +237,7 @@ class HostilePeer:
         self.wire: LightningPeer | None = None
         self.engine: Engine | None = None
         self.heard: list[Message] = []
+        self.said: list[Message] = []
         self.preimages: dict[bytes, bytes] = {}
         self.negotiated: frozenset[Feature] = frozenset()
 
@@ -195,6 +245,7 @@ class HostilePeer:
 
     async def connect(self, front: str | None = None) -> LightningPeer:
         """Connect and exchange `init`; a channel's reestablish is up to the caller."""
+        await self.close()
         chosen = self.node.fronts[front] if front else next(iter(self.node.fronts.values()))
         self.wire = await LightningPeer.connect(
             bytes.fromhex(self.node.node_id), "127.0.0.1", chosen.port, private=self.private
@@ -230,6 +281,14 @@ class HostilePeer:
         await self.connect()
         return self.core.do(Connected(self.negotiated))
 
+    async def reestablish_of_squall(self) -> ChannelReestablish:
+        """Return Squall's channel_reestablish of this connection, heard already or not."""
+        assert self.wire is not None
+        for message in self.wire.seen:
+            if isinstance(message, ChannelReestablish):
+                return message
+        return await self.hear(ChannelReestablish)
+
     async def reestablish(self) -> None:
         """Connect again and go on honestly."""
         await self.say(*await self.reconnect())
@@ -242,6 +301,7 @@ class HostilePeer:
             if isinstance(message, bytes):
                 await self.wire.send_bytes(message)
             else:
+                self.said.append(message)
                 await self.wire.send(message)
 
     async def listen(self, timeout_s: float = TIMEOUT_S) -> Message:
@@ -304,6 +364,12 @@ class HostilePeer:
                 raise Refused(message)
             for reply in self.answer(message):
                 await self.say(*(tamper(reply) if tamper else (reply,)))
+
+    async def hold(self, kind: type[Message]) -> list[Message]:
+        """Return the honest answer to the next message of a kind, as if it had never come."""
+        replies = self.answer(await self.hear(kind))
+        self.core.roll_back()
+        return replies
 
     async def quiet(self) -> None:
         """Talk until no HTLC and no signature is pending."""
@@ -389,6 +455,7 @@ class HostilePeer:
         funding_satoshis: int = 1_000_000,
         push_msat: int = 400_000_000,
         kind: CommitmentType = CommitmentType.STATIC_REMOTEKEY,
+        keys: Keys | None = None,
         **parts: Any,
     ) -> OpenChannel:
         """Begin a channel as opener; return its open_channel, not sent yet."""
@@ -405,7 +472,7 @@ class HostilePeer:
             shutdown_script=b"\0\x14" + secrets.token_bytes(20),
             commitment_type=kind,
         )
-        keys = Keys(f"{self.name}-{secrets.token_hex(4)}")
+        keys = keys or Keys(f"{self.name}-{secrets.token_hex(4)}")
         step = opening.propose(replace(proposal, **parts), keys.opening_keys(), POLICY)
         self.engine = Engine(step.channel, keys)
         (message,) = (effect.message for effect in step.effects if isinstance(effect, Send))
@@ -515,11 +582,10 @@ class HostilePeer:
     async def pay(self, amount_msat: int) -> None:
         """Pay Squall honestly; it must take the money."""
         offer = await self.offer(amount_msat)
-        before = len(self.core.took(HtlcFulfilled))
         await self.say(*self.do(offer))
         await self.quiet()
-        assert not [f for f in self.core.took(HtlcFailed) if f.htlc.origin == offer.origin]
-        assert len(self.core.took(HtlcFulfilled)) == before + 1
+        assert offer.origin not in self.core.failed_origins
+        assert offer.origin in {paid.htlc.origin for paid in self.core.took(HtlcFulfilled)}
         got = await self.node.call("getreceivedinfo", paymentHash=offer.payment_hash.hex())
         assert got["status"]["type"] == "received"
 
@@ -576,3 +642,73 @@ class HostilePeer:
         """This honest channel pays both ways: nobody harmed it."""
         await self.pay(10_000)
         await self.earn(20_000)
+
+
+# --- the node under attack ------------------------------------------------------------------------
+
+
+@dataclass
+class Target:
+    """A running node, and an honest peer with a channel: what happens to others must not touch it.
+
+    Attributes:
+        peers: hostile ones, to be closed after their test.
+    """
+
+    node: Cluster
+    bitcoind: Regtest
+    honest: HostilePeer
+    peers: list[HostilePeer] = field(default_factory=list)
+    log_read: int = 0
+
+    def peer(self, name: str = "mallory", **options: Any) -> HostilePeer:
+        """Make another peer."""
+        peer = HostilePeer(self.node, self.bitcoind, name, **options)
+        self.peers.append(peer)
+        return peer
+
+    async def is_unharmed(self) -> None:
+        """Nothing crashed, and the honest peer, on the connection of old, pays both ways."""
+        assert self.node.back is not None
+        assert self.node.back.is_running, self.node.back.tail()
+        assert all(front.child.is_running for front in self.node.fronts.values())
+        await self.honest.works()
+        log = (self.node.logs / "back.log").read_text()
+        new, self.log_read = log[self.log_read :], len(log)
+        wrong = [line for line in new.splitlines() if '"level":"error"' in line.replace(" ", "")]
+        assert not wrong, wrong
+        assert "Traceback" not in new
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def target(
+    bitcoind: Regtest,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> AsyncIterator[Target]:
+    """One node for all tests of a module, which come one after the other."""
+    folder = tmp_path_factory.mktemp("target")
+    settings = {"SQUALL_BACK_MINIMUM_DEPTH": "1"}
+    async with squall_node(bitcoind, folder, fronts=2, settings=settings, fund_btc=1) as node:
+        honest = HostilePeer(node, bitcoind, "honest")
+        await honest.connect()
+        await honest.open_channel()
+        yield Target(node, bitcoind, honest)
+        await honest.close()
+
+
+@pytest_asyncio.fixture(loop_scope="module", autouse=True)
+async def unharmed(target: Target) -> AsyncIterator[None]:
+    """Whatever a test did: in the end the others are well."""
+    yield
+    for peer in target.peers:
+        await peer.close()
+    target.peers.clear()
+    await target.is_unharmed()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def mallory(target: Target) -> HostilePeer:
+    """A connected peer without a channel."""
+    peer = target.peer()
+    await peer.connect()
+    return peer
