@@ -46,7 +46,7 @@ from shared.errors import CommandError
 from shared.fabric import subjects
 from shared.fabric.envelope import Reason
 from shared.tasks import Tasks
-from shared.wire import OpenChannel, Warning as WarningMessage
+from shared.wire import FundingCreated, OpenChannel, Warning as WarningMessage
 
 if TYPE_CHECKING:
     from back.chain.interface import Chain
@@ -139,9 +139,11 @@ class Channels:
         channel = runner.channel
         for unwatch in self._watches.pop(channel.parameters.key_index, {}).values():
             unwatch()
-        self.runners.pop(channel.channel_id, None)
+        self.openings.release(runner)
         peer = self.peers.get(channel.parameters.node_id)
-        peer.runners.pop(channel.channel_id, None)
+        for registry in (self.runners, peer.runners):
+            if registry.get(channel.channel_id) is runner:
+                del registry[channel.channel_id]
         self.peers.forget_if_idle(peer)
 
     # --- opening -------------------------------------------------------------------------------
@@ -153,6 +155,10 @@ class Channels:
     def open_received(self, peer: "Peer", message: OpenChannel) -> None:
         """A peer proposes a channel."""
         self.openings.proposed(peer, message)
+
+    def funding_created(self, runner: ChannelRunner, message: FundingCreated) -> None:
+        """A peer names the funding output of its channel."""
+        self.openings.created(runner, message)
 
     # --- World: signer and storage -------------------------------------------------------------
 
@@ -268,6 +274,7 @@ class Channels:
         for registry in (self.runners, peer.runners):
             registry.pop(effect.temporary_channel_id, None)
             registry[effect.channel_id] = runner
+        self.openings.release(runner)
         if peer.session is not None:
             peer.session.has_channels_now()
         self.peers.steward.remember(peer)

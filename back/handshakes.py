@@ -29,6 +29,8 @@ log = structlog.get_logger()
 
 MAX_WAITING_PER_FRONT = 256
 """Requests of one front that may wait; more are refused at once and the peer comes back later."""
+MAX_WAITING = 2_048
+"""Of all fronts together: a stolen one may call itself by many names."""
 
 
 class Dials(Protocol):
@@ -45,6 +47,8 @@ class HandshakeService:
     fabric: "Fabric"
     signer: "Signer"
     dials: Dials
+    is_active: bool = False
+    """Dials are ordered by this back. A standby knows of none, and is silent about them."""
     answered: int = 0
     refused: Counter[str] = field(default_factory=Counter)
     _waiting: Counter[str] = field(default_factory=Counter)
@@ -66,7 +70,7 @@ class HandshakeService:
         except FabricError as error:
             self._refuse(received, "malformed", str(error))
             return
-        if self._waiting[request.front] >= MAX_WAITING_PER_FRONT:
+        if self._is_busy(request.front):
             self._refuse(received, "busy", "too many handshakes of this front")
             return
         if isinstance(request, EcdhResponder):
@@ -74,11 +78,19 @@ class HandshakeService:
         elif self.dials.is_ours(request.dial_id, request.node_id):
             work = self._initiator(request)
         else:
-            self._refuse(received, "dial", "this dial was not ordered")
+            if self.is_active:
+                self._refuse(received, "dial", "this dial was not ordered")
+            # From a standby no answer: the front asks again, and the one that ordered it answers.
             return
         self._waiting[request.front] += 1
         future = asyncio.get_running_loop().run_in_executor(self._thread, work)
         future.add_done_callback(lambda done: self._answered(received, request.front, done))
+
+    def _is_busy(self, front: str) -> bool:
+        return (
+            self._waiting.get(front, 0) >= MAX_WAITING_PER_FRONT
+            or self._waiting.total() >= MAX_WAITING
+        )
 
     def _responder(self, act_one: bytes) -> "Callable[[], EcdhReply]":
         def work() -> EcdhReply:

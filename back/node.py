@@ -23,26 +23,29 @@ from back.handshakes import HandshakeService
 from back.metrics import Metrics, MetricsServer
 from back.payment.service import Payments
 from back.peer import Peers
-from back.settings import BackSettings, host_port
+from back.settings import BackSettings
 from back.signer.seed import load_or_create_seed
 from back.signer.signer import Signer
 from back.storage import blocks, peers as stored_peers
 from back.storage.store import NODE_SHARD, Store
 from back.switchboard import Identity, Switchboard
 from shared.chain import MAINNET
-from shared.errors import BackendError, CommandError, LeaseLost, LightningError
+from shared.errors import BackendError, CommandError, LeaseLost
 from shared.fabric import subjects
 from shared.fabric.client import FabricClient
 from shared.fabric.requests import Alive, Load
 from shared.features import Feature, FeatureSet
+from shared.settings import host_port
+from shared.tasks import Tasks
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Sequence
+    from collections.abc import Sequence
 
     from back.peer import Peer
+    from back.runner import ChannelRunner
     from back.switchboard import PeerSession
     from shared.fabric.envelope import Connected, Reason
-    from shared.wire import Message, OpenChannel
+    from shared.wire import FundingCreated, Message, OpenChannel
 
 __all__ = ["INIT_FEATURES", "Node"]
 
@@ -66,6 +69,9 @@ INIT_FEATURES = FeatureSet.of(
 
 FRONT_SILENT_S = 2.5
 """A front without a heartbeat for so long is dead; its peers are reached through others."""
+WATCH_EVERY_S = 0.5
+ADMIT_PATIENCE_S = 3.0
+"""How long a peer waits for the commit that lets it in; its front asks again."""
 
 
 @dataclass(slots=True)
@@ -111,13 +117,15 @@ class Node:
     payments: Payments = field(init=False)
     handshakes: HandshakeService = field(init=False)
     fronts: dict[str, Front] = field(default_factory=dict)
+    unheard: dict[str, float] = field(default_factory=dict)
+    """Fronts that have sessions here and no heartbeat yet, since when."""
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     failure: Exception | None = None
     _api: ApiServer | None = None
     _metrics_server: MetricsServer | None = None
     _cpu: tuple[float, float] = (0.0, 0.0)
     _load: Load = field(default_factory=Load)
-    _tasks: "set[asyncio.Task[None]]" = field(default_factory=set)
+    _tasks: Tasks = field(default_factory=Tasks)
 
     # --- life ----------------------------------------------------------------------------------
 
@@ -150,9 +158,9 @@ class Node:
         """
         settings = self.settings
         log.info("back_starting", node_id=self.signer.node_id.hex(), chain=settings.chain)
-        await self._start_metrics()
         self.peers = Peers(self.fabric, INIT_FEATURES, self)
         self.handshakes = HandshakeService(self.fabric, self.signer, self.peers)
+        await self._start_metrics()
         await self.handshakes.start()
         await self.fabric.start()
         self.store = await Store.open(
@@ -164,11 +172,12 @@ class Node:
         )
         self.store.on_lost(self._shards_lost)
         self.store.on_report(self.metrics.committed)
-        log.info("lease_taken", epoch=self.store.lease.epoch)
+        self.handshakes.is_active = True
         await self._start_chain()
         await self._start_channels()
         await self._start_sessions()
-        self._spawn(self._watch_fronts(), "fronts")
+        # Without it no session of a dead front ends: better a process that says why it ends.
+        self._tasks.spawn(self._watch(), "watch", self._fail)
         self._api = await ApiServer.start(self, *host_port(settings.api_listen))
         log.info("back_started", epoch=self.store.lease.epoch, channels=len(self.channels.runners))
 
@@ -215,16 +224,9 @@ class Node:
         await self.channels.restore()
         await self._restore_addresses()
         # A bitcoind that is away keeps channels from nothing but opening and closing.
-        self._spawn(self._follow_chain(), "chain")
-        self._spawn(self._free_locks(), "free locks")
-
-    async def _follow_chain(self) -> None:
-        try:
-            await self.chain.run()
-        except (LightningError, OSError) as error:
-            # Without the chain no channel is safe for long: better a process that says why it ends.
-            log.exception("chain_stopped")
-            self._fail(error)
+        # One that ends does not: no channel is safe for long without the chain.
+        self._tasks.spawn(self.chain.run(), "chain", self._fail)
+        self._tasks.spawn(self._free_locks(), "free locks")
 
     def _fail(self, error: Exception) -> None:
         """End the process, saying why."""
@@ -256,37 +258,35 @@ class Node:
         while not self.chain.is_synced:  # noqa: ASYNC110 - the chain has no such event
             await asyncio.sleep(0.2)
         keep = self.channels.openings.funding_inputs()
-        with contextlib.suppress(BackendError):
-            if freed := await self.chain.wallet.free_locks(keep):
-                log.info("wallet_locks_freed", count=len(freed))
+        try:
+            await self.chain.wallet.free_locks(keep)
+        except (BackendError, CommandError) as error:
+            log.warning("wallet_locks_left", why=str(error))
 
     async def stop(self) -> None:
-        """Stop politely: the API, dials, sessions' words, channels, the lease."""
-        for task in self._tasks:
-            task.cancel()
+        """Stop politely: the API, dials, what arrives, channels, all words, the lease."""
+        await self._tasks.stop()
         if self._api is not None:
             await self._api.stop()
         for part in ("peers", "switchboard", "channels", "payments"):
             if (running := getattr(self, part, None)) is not None:
                 await running.stop()
+        if hasattr(self, "switchboard"):
+            self.switchboard.mute()
         for part in ("chain", "store"):
             if (opened := getattr(self, part, None)) is not None:
                 await opened.close()
-        self.handshakes.stop()
+        if hasattr(self, "handshakes"):
+            self.handshakes.stop()
         await self.fabric.stop()
         if self._metrics_server is not None:
             await self._metrics_server.stop()
         log.info("back_stopped")
 
-    def _spawn(self, coroutine: "Coroutine[object, object, None]", name: str) -> None:
-        task = asyncio.get_running_loop().create_task(coroutine, name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
     def _shards_lost(self, shards: tuple[int, ...]) -> None:
         """Another back owns them: not another word; the process ends, to come back as a standby."""
         if hasattr(self, "switchboard"):
-            self.switchboard.is_muted = True
+            self.switchboard.mute()
         self._fail(LeaseLost(shards))
 
     # --- the chain's news ----------------------------------------------------------------------
@@ -309,11 +309,10 @@ class Node:
     async def admit(self, peer: bytes) -> tuple[str, bool]:
         """Let a peer in, once a commit has shown that we still own its shard."""
         try:
-            await self.store.committer.submit(subjects.shard(peer))
-        except BackendError as error:
-            return f"the node cannot take peers now: {error}", False
-        except LeaseLost:
-            return "another back owns this peer", False
+            async with asyncio.timeout(ADMIT_PATIENCE_S):
+                await self.store.committer.submit(subjects.shard(peer))
+        except (BackendError, TimeoutError):
+            return "the node cannot take peers now: its database is away", False
         known = self.peers.known.get(peer)
         return "", bool(known and known.runners)
 
@@ -340,21 +339,32 @@ class Node:
             log.info("front_heard", front=alive.front, listen=alive.listen)
         self.fronts[alive.front] = Front(alive, time.monotonic())
 
-    async def _watch_fronts(self) -> None:
-        """End the sessions of fronts that are silent: a killed front cannot say goodbye."""
+    async def _watch(self) -> None:
+        """End what cannot go on: sessions of killed fronts, or that wait for the database."""
         while True:
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(WATCH_EVERY_S)
             now = time.monotonic()
             self._measure(now)
-            if not self.fabric.connected:
-                for front in self.fronts.values():
-                    front.heard_at = now
-                continue
-            for name, front in list(self.fronts.items()):
-                if now - front.heard_at > FRONT_SILENT_S:
-                    log.warning("front_silent", front=name)
-                    del self.fronts[name]
-                    self.switchboard.front_gone(name)
+            self.channels.end_sessions_that_wait(now)
+            self._watch_fronts(now)
+
+    def _watch_fronts(self, now: float) -> None:
+        """A killed front cannot say goodbye."""
+        names = {session.front for session in self.switchboard.sessions.values()}
+        unheard = names - self.fronts.keys()
+        if not self.fabric.connected:
+            for front in self.fronts.values():
+                front.heard_at = now
+            self.unheard = dict.fromkeys(unheard, now)
+            return
+        self.unheard = {name: self.unheard.get(name, now) for name in unheard}
+        heard = {name: front.heard_at for name, front in self.fronts.items()} | self.unheard
+        for name, heard_at in heard.items():
+            if now - heard_at > FRONT_SILENT_S:
+                log.warning("front_silent", front=name)
+                self.fronts.pop(name, None)
+                self.switchboard.front_gone(name)
+                self.peers.front_gone(name)
 
     def commit_no(self, shard: int) -> int:
         """The lease's counter."""
@@ -385,10 +395,14 @@ class Node:
         """A peer proposes a channel."""
         self.channels.open_received(peer, message)
 
+    def funding_created(self, runner: "ChannelRunner", message: "FundingCreated") -> None:
+        """A peer names the funding output of a channel that it opens."""
+        self.channels.funding_created(runner, message)
+
     def remember(self, peer: "Peer") -> None:
         """Keep where a peer with channels was reached."""
         if peer.runners and peer.addresses:
-            self._spawn(self._store_address(peer), "address")
+            self._tasks.spawn(self._store_address(peer), "address")
 
     async def may_speak(self, node_id: bytes) -> bool:
         """Say whether a peer is still ours, once a commit has shown it."""
@@ -400,5 +414,5 @@ class Node:
 
     async def _store_address(self, peer: "Peer") -> None:
         stored = stored_peers.StoredPeer(peer.node_id, tuple(peer.addresses), b"", int(time.time()))
-        with contextlib.suppress(BackendError, LeaseLost):
+        with contextlib.suppress(BackendError):
             await self.store.committer.submit(NODE_SHARD, [stored_peers.seen(stored)])

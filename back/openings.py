@@ -13,13 +13,19 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from back.channel import machine, opening
-from back.channel.events import AbandonOpening, FundingFailed, FundingTransactionMade
+from back.channel import funding, machine, opening
+from back.channel.events import (
+    AbandonOpening,
+    FundingFailed,
+    FundingTransactionMade,
+    Received,
+)
 from back.channel.model import Channel, Phase
 from back.channel.rules import printable
 from back.transactions.transaction import parse_transaction
+from shared.chain import Outpoint
 from shared.errors import CommandError, LightningError, ProtocolViolation
-from shared.wire import Error, OpenChannel
+from shared.wire import Error, FundingCreated, OpenChannel
 
 if TYPE_CHECKING:
     from back.chain.interface import Chain
@@ -29,7 +35,6 @@ if TYPE_CHECKING:
     from back.runner import ChannelRunner
     from back.signer.signer import Signer
     from back.transactions.commitment import CommitmentType
-    from shared.chain import Outpoint
     from shared.tasks import Tasks
 
 __all__ = ["ChannelOpening", "Openings"]
@@ -75,8 +80,10 @@ class Openings:
     tasks: "Tasks"
     _outcomes: "dict[bytes, asyncio.Future[Channel]]" = field(default_factory=dict)
     """Who waits, by temporary channel id."""
-    _accepting: dict[tuple[bytes, bytes], None] = field(default_factory=dict)
-    """Proposals that wait for the wallet: peer and temporary channel id."""
+    _accepting: dict[bytes, bytes] = field(default_factory=dict)
+    """Proposals that wait for the wallet: peer by temporary channel id."""
+    _claimed: "dict[bytes, ChannelRunner]" = field(default_factory=dict)
+    """Channel ids that a `funding_created` names and that are not in force yet."""
 
     # --- ours ----------------------------------------------------------------------------------
 
@@ -177,22 +184,22 @@ class Openings:
         session = peer.session
         if session is None:
             return
-        key = peer.node_id, message.temporary_channel_id
+        temporary_channel_id = message.temporary_channel_id
         try:
             self._check_room(peer, message)
             # First whether, then the wallet: a refusal must not cost an address.
             opening.check(message, self._reception(peer), self.policy)
-            self._accepting[key] = None
+            self._accepting[temporary_channel_id] = peer.node_id
             try:
                 shutdown_script = await self.chain.wallet.new_script_pubkey()
             finally:
-                del self._accepting[key]
+                del self._accepting[temporary_channel_id]
             reception = self._reception(peer, shutdown_script)
             step = opening.accept(message, reception, self._local_keys(), self.policy)
         except LightningError as error:
             log.info("open_channel_refused", peer=peer.node_id.hex(), why=str(error))
             data = printable(str(error))
-            self.peers.say(session, Error(channel_id=message.temporary_channel_id, data=data))
+            self.peers.say(session, Error(channel_id=temporary_channel_id, data=data))
             return
         if peer.session is session:
             self.adopt(step.channel, step)
@@ -208,12 +215,11 @@ class Openings:
         )
 
     def _check_room(self, peer: "Peer", message: OpenChannel) -> None:
-        accepting = Counter(node_id for node_id, _ in self._accepting)
-        if (
-            message.temporary_channel_id in peer.runners
-            or (peer.node_id, message.temporary_channel_id) in self._accepting
-        ):
+        # In use by anybody: the id of another peer's channel must not come to mean this one.
+        temporary_channel_id = message.temporary_channel_id
+        if temporary_channel_id in self.runners or temporary_channel_id in self._accepting:
             raise ProtocolViolation("temporary_channel_id is in use", bolt="BOLT 2 § open_channel")
+        accepting = Counter(self._accepting.values())
         of_peer = sum(map(_is_pending, peer.runners.values())) + accepting[peer.node_id]
         if of_peer >= MAX_PENDING_PER_PEER:
             raise CommandError(f"{MAX_PENDING_PER_PEER} openings are under way already")
@@ -221,6 +227,26 @@ class Openings:
             raise CommandError("this node has too many openings under way at the moment")
         if not self.chain.is_synced:
             raise CommandError("this node does not follow the chain at the moment")
+
+    def created(self, runner: "ChannelRunner", message: FundingCreated) -> None:
+        """A peer names the funding output of its channel.
+
+        channel_id follows from the outpoint, and anybody can name one: that of another channel must
+        not take its place.
+        """
+        outpoint = Outpoint(message.funding_txid, message.funding_output_index)
+        channel_id = funding.channel_id(outpoint)
+        holder = self.runners.get(channel_id) or self._claimed.get(channel_id)
+        if holder is not None and holder is not runner:
+            runner.post(AbandonOpening("the funding outpoint is that of another channel"))
+            return
+        self._claimed[channel_id] = runner
+        runner.post(Received(message))
+
+    def release(self, runner: "ChannelRunner") -> None:
+        """The channel has its id in force, or is over."""
+        for channel_id in [name for name, other in self._claimed.items() if other is runner]:
+            del self._claimed[channel_id]
 
     # --- both ----------------------------------------------------------------------------------
 

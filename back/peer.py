@@ -26,6 +26,7 @@ from shared.wire import (
     ChannelReestablish,
     ChannelUpdate,
     Error,
+    FundingCreated,
     Message,
     OpenChannel,
     Warning as WarningMessage,
@@ -55,6 +56,9 @@ class Steward(Protocol):
 
     def open_received(self, peer: "Peer", message: OpenChannel) -> None:
         """A peer proposes a channel."""
+
+    def funding_created(self, runner: "ChannelRunner", message: FundingCreated) -> None:
+        """A peer names the funding output of a channel that it opens."""
 
     def remember(self, peer: "Peer") -> None:
         """Keep where a peer with channels was reached, for reconnection after a restart."""
@@ -234,7 +238,10 @@ class Peers:
             log.info("message_ignored", peer=peer.node_id.hex(), message=message.NAME)
             return
         channel_id = bytes.fromhex(token)
-        if runner := peer.runners.get(channel_id):
+        runner = peer.runners.get(channel_id)
+        if runner is not None and isinstance(message, FundingCreated):
+            self.steward.funding_created(runner, message)
+        elif runner is not None:
             runner.post(Received(message))
         elif peer.session is None:
             return

@@ -1,6 +1,5 @@
 """Settings of the back: environment variables ``SQUALL_BACK_*``, read once at start."""
 
-import re
 import socket
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,23 +9,9 @@ from pydantic_settings import SettingsConfigDict
 
 from back.channel.policy import ChannelPolicy
 from shared.chain import CHAINS, Chain
-from shared.settings import FabricSettings, TextList
+from shared.settings import FabricSettings, TextList, host_port
 
-__all__ = ["BackSettings", "host_port"]
-
-_HOST_PORT = re.compile(r"(?:\[([0-9a-fA-F:.]+)\]|([^:\[\]\s]+)):(\d{1,5})", re.ASCII)
-
-
-def host_port(text: str) -> tuple[str, int]:
-    """Split ``host:port`` or ``[ipv6]:port``.
-
-    Raises:
-        ValueError: another form.
-    """
-    match = _HOST_PORT.fullmatch(text)
-    if match is None or int(match[3]) > 0xFFFF:
-        raise ValueError(f"{text!r} is not host:port")
-    return match[1] or match[2], int(match[3])
+__all__ = ["BackSettings"]
 
 
 Share = Annotated[float, Field(gt=0, le=1)]

@@ -5,13 +5,12 @@ what arrives, in order, to the node. It knows nothing of channels.
 """
 
 import asyncio
-import contextlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
-from shared.errors import FabricError, MalformedMessage
+from shared.errors import FabricError, LeaseLost, MalformedMessage
 from shared.fabric import subjects
 from shared.fabric.envelope import (
     Connected,
@@ -44,6 +43,7 @@ from shared.fabric.session import (
     replaces,
     reset_for_unknown,
 )
+from shared.tasks import Tasks
 from shared.wire import Message, channel_token, encode, to_json
 
 if TYPE_CHECKING:
@@ -82,6 +82,9 @@ class Attendant(Protocol):
         """Say why a peer may not come in (empty: it may), and whether it has channels.
 
         Passes the committer: a back that cannot commit admits nobody.
+
+        Raises:
+            LeaseLost: another back owns the peer, and answers.
         """
 
     def connected(self, session: "PeerSession", connected: Connected) -> None:
@@ -169,8 +172,9 @@ class Switchboard:
     _resent_before: int = 0
     is_muted: bool = False
     """Another back owns the shards: not another word."""
-    _hello: "asyncio.Task[None] | None" = None
-    _opening: "set[asyncio.Task[None]]" = field(default_factory=set)
+    is_deaf: bool = False
+    """We are stopping: nothing is taken any more, what is durable may still be said."""
+    _tasks: Tasks = field(default_factory=Tasks)
 
     @property
     def resent(self) -> int:
@@ -197,25 +201,30 @@ class Switchboard:
             )
         await self.fabric.subscribe(subjects.ALIVE, self._alive)
         await self.fabric.barrier()
-        self._hello = asyncio.create_task(self._say_hello(), name="hello")
+        self._tasks.spawn(self._say_hello(), "hello")
 
     async def stop(self) -> None:
-        """Say nothing more."""
-        if self._hello is not None:
-            self._hello.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._hello
-        for task in self._opening:
-            task.cancel()
+        """Take nothing more; channels may still finish their sentences."""
+        self.is_deaf = True
+        await self._tasks.stop()
+
+    def mute(self) -> None:
+        """Say nothing more, for ever: the shards are another's, or nobody's."""
+        self.is_deaf = self.is_muted = True
         for session in self.sessions.values():
             if session.timer is not None:
                 session.timer.cancel()
+                session.timer = None
 
     # --- hello ---------------------------------------------------------------------------------
 
     async def _say_hello(self) -> None:
         while True:
-            self.hello()
+            try:
+                self.hello()
+            except Exception:
+                # Fronts end every session of an owner that is silent.
+                log.exception("hello_failed")
             await asyncio.sleep(HELLO_EVERY_S)
 
     def hello(self) -> None:
@@ -242,9 +251,8 @@ class Switchboard:
     # --- open and resume -----------------------------------------------------------------------
 
     def _open_requested(self, received: "Received") -> None:
-        task = asyncio.create_task(self._open(received))
-        self._opening.add(task)
-        task.add_done_callback(self._opening.discard)
+        if not self.is_deaf:
+            self._tasks.spawn(self._open(received), "open")
 
     async def _open(self, received: "Received") -> None:
         try:
@@ -252,8 +260,11 @@ class Switchboard:
         except FabricError as error:
             log.warning("open_refused", subject=received.subject, error=str(error))
             return
-        answer = await self._admit(request)
-        if answer is not None:
+        try:
+            answer = await self._admit(request)
+        except LeaseLost:
+            return
+        if answer is not None and not self.is_muted:
             self.fabric.respond(received, answer.to_bytes())
 
     async def _admit(self, request: OpenRequest) -> OpenReply | None:
@@ -317,6 +328,8 @@ class Switchboard:
         self._arm(session)
 
     def _resume_requested(self, received: "Received") -> None:
+        if self.is_deaf:
+            return
         try:
             request = read(ResumeRequest, received.payload)
         except FabricError as error:
@@ -335,6 +348,8 @@ class Switchboard:
     # --- what arrives --------------------------------------------------------------------------
 
     def _inbound(self, received: "Received") -> None:
+        if self.is_deaf:
+            return
         try:
             parsed = subjects.parse_inbound(received.subject)
             envelope = decode(received.payload)
@@ -367,6 +382,7 @@ class Switchboard:
 
     def front_gone(self, front: str) -> None:
         """A front is silent: its connections are gone with it."""
+        self.instances.pop(front, None)
         for session in list(self.sessions.values()):
             if session.front == front:
                 session.reset(Reason.PEER_CLOSED, "the front is silent")
@@ -377,11 +393,11 @@ class Switchboard:
         except FabricError as error:
             log.warning("heartbeat_refused", error=str(error))
             return
-        before = self.instances.get(alive.front)
-        self.instances[alive.front] = alive.instance
-        if before is not None and before != alive.instance:
+        if self.instances.get(alive.front) != alive.instance:
+            # Another process of that name, or one whose predecessor we never heard.
+            self.instances[alive.front] = alive.instance
             for session in list(self.sessions.values()):
-                if session.front == alive.front and session.instance == before:
+                if session.front == alive.front and session.instance != alive.instance:
                     session.reset(Reason.PEER_CLOSED, "the front was started anew")
         self.attendant.front_alive(alive)
 
@@ -405,6 +421,15 @@ class Switchboard:
     def _deliver(self, session: PeerSession, deliver: Deliver) -> None:
         if session.is_over:
             return
+        try:
+            self._hand_over(session, deliver)
+        except Exception:
+            # A bug of ours. The message counts as received: without an end of the session it would
+            # be missing, and the peer's next signature would cost the channel.
+            log.exception("delivery_failed", name=deliver.name, peer=session.peer.hex())
+            session.reset(Reason.INVALID, "an internal error")
+
+    def _hand_over(self, session: PeerSession, deliver: Deliver) -> None:
         try:
             body = decode_body(deliver.name, deliver.body)
         except (FabricError, MalformedMessage) as error:
@@ -437,7 +462,7 @@ class Switchboard:
                 session.timer.cancel()
                 session.timer = None
             return
-        at = session.core.next_deadline()
+        at = None if self.is_muted else session.core.next_deadline()
         if at is None or (session.timer is not None and session.timer_at <= at):
             return
         if session.timer is not None:

@@ -9,11 +9,11 @@ import structlog
 from front.admission import Admission, Network, Refusal, Ticket, contains
 from front.peer.introduction import Introduction
 from front.peer.session import Peer
-from front.settings import host_port
 from front.transport.connection import Connection
 from front.transport.stream import Stream
 from shared.errors import InvariantError, PeerError
 from shared.fabric.envelope import Direction
+from shared.settings import host_port
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -16,10 +16,11 @@ from front.keys.local import LocalKey, load
 from front.keys.remote import RemoteKey
 from front.listener import Listener
 from front.metrics import Metrics, MetricsServer
-from front.settings import host_port
 from shared.errors import CommandError
 from shared.fabric import subjects
 from shared.fabric.requests import Alive, Load
+from shared.settings import host_port
+from shared.tasks import Tasks
 
 if TYPE_CHECKING:
     from front.keys.provider import KeyProvider
@@ -70,7 +71,7 @@ class FrontProcess:
         )
         self.dialer = Dialer(self.bridge, key, dial_rules)
         self.metrics_server = MetricsServer(self.metrics, self.unhealthy)
-        self._beating: asyncio.Task[None] | None = None
+        self._tasks = Tasks()
         self._cpu = (time.monotonic(), time.process_time())
 
     async def start(self) -> None:
@@ -89,7 +90,7 @@ class FrontProcess:
         await self.fabric.start()
         await self.bridge.known.wait()
         await self.listener.start(self.settings.listen)
-        self._beating = asyncio.get_running_loop().create_task(self._beat())
+        self._tasks.spawn(self._beat(), "heartbeat")
         log.info("front_started", name=self.settings.name, instance=self.bridge.instance.hex())
 
     async def drain(self) -> None:
@@ -114,8 +115,7 @@ class FrontProcess:
 
     async def stop(self) -> None:
         """Stop at once; peers' connections end with the process."""
-        if self._beating is not None:
-            self._beating.cancel()
+        await self._tasks.stop()
         await self.bridge.stop()
         await self.fabric.stop()
         await self.metrics_server.stop()
@@ -134,8 +134,12 @@ class FrontProcess:
 
     async def _beat(self) -> None:
         while True:
-            self._say_alive()
-            self.bridge.tick()
+            try:
+                self._say_alive()
+                self.bridge.tick()
+            except Exception:
+                # A bug of ours; but the back ends every session of a front that is silent.
+                log.exception("beat_failed")
             await asyncio.sleep(BEAT_S)
 
     def _say_alive(self) -> None:

@@ -11,24 +11,11 @@ from pydantic_settings import SettingsConfigDict
 
 from front.admission import Limits, Network
 from front.transport.keepalive import Timing
-from shared.settings import FabricSettings, TextList
+from shared.settings import FabricSettings, TextList, host_port
 
-__all__ = ["FrontSettings", "host_port"]
+__all__ = ["FrontSettings"]
 
-_HOST_PORT = re.compile(r"(?:\[([0-9a-fA-F:.]+)\]|([^:\[\]\s]+)):(\d{1,5})", re.ASCII)
 _NOT_TOKEN = re.compile(r"[^A-Za-z0-9_-]")
-
-
-def host_port(text: str) -> tuple[str, int]:
-    """Split ``host:port`` or ``[ipv6]:port``; port 0 means any free one.
-
-    Raises:
-        ValueError: another form.
-    """
-    match = _HOST_PORT.fullmatch(text)
-    if match is None or int(match[3]) > 0xFFFF:
-        raise ValueError(f"{text!r} is not host:port")
-    return match[1] or match[2], int(match[3])
 
 
 def _node_id(value: object) -> object:

@@ -8,6 +8,7 @@ be no limit. Environment goes before file.
 import difflib
 import json
 import os
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -21,7 +22,21 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from shared.errors import CommandError
 from shared.fabric.tls import Credentials
 
-__all__ = ["FabricSettings", "Listed", "Settings", "TextList", "reference"]
+__all__ = ["FabricSettings", "Listed", "Settings", "TextList", "host_port", "reference"]
+
+_HOST_PORT = re.compile(r"(?:\[([0-9a-fA-F:.]+)\]|([^:\[\]\s]+)):(\d{1,5})", re.ASCII)
+
+
+def host_port(text: str) -> tuple[str, int]:
+    """Split ``host:port`` or ``[ipv6]:port``; port 0 means any free one.
+
+    Raises:
+        ValueError: another form.
+    """
+    match = _HOST_PORT.fullmatch(text)
+    if match is None or int(match[3]) > 0xFFFF:
+        raise ValueError(f"{text!r} is not host:port")
+    return match[1] or match[2], int(match[3])
 
 
 def _listed(value: object) -> object:

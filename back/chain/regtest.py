@@ -5,14 +5,11 @@ Uses the ``bitcoind`` on PATH, else the one in ``.cache/bitcoind``, else fetches
 
 import asyncio
 import contextlib
-import ctypes
 import fcntl
 import hashlib
 import hmac
 import secrets
 import shutil
-import signal
-import socket
 import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -22,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from back.chain.bitcoind import Bitcoind, ChainSettings
+from shared.children import die_with_parent, free_ports
 from shared.errors import BitcoindUnavailable, CommandError
 
 __all__ = ["Regtest", "cache_folder", "find_bitcoind", "running"]
@@ -33,8 +31,6 @@ MATURE = 110
 START_S = 30.0
 STOP_S = 20.0
 PORT_TRIES = 3
-PR_SET_PDEATHSIG = 1
-_LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def cache_folder() -> Path:
@@ -90,19 +86,6 @@ def _fetch(folder: Path) -> None:
         raise CommandError(
             f"there is no bitcoind and fetching one failed ({done.stderr.strip()[-500:]}): {advice}"
         )
-
-
-def _free_ports(count: int) -> list[int]:
-    """Return TCP ports that were free a moment ago."""
-    with contextlib.ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [int(probe.getsockname()[1]) for probe in probes]
-
-
-def _die_with_parent() -> None:
-    _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 @dataclass(slots=True)
@@ -200,7 +183,7 @@ class Regtest:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                preexec_fn=_die_with_parent,  # noqa: PLW1509 - one system call, loaded before
+                preexec_fn=die_with_parent(),  # noqa: PLW1509 - one system call, loaded before
                 start_new_session=True,
             )
 
@@ -322,7 +305,7 @@ async def start(folder: Path, options: Sequence[str] = (), *, fund: bool = True)
     """
     program = await asyncio.to_thread(find_bitcoind)
     for attempt in range(PORT_TRIES):
-        rpc_port, zmq_port = _free_ports(2)
+        rpc_port, zmq_port = free_ports(2)
         node = Regtest(folder, program, rpc_port, zmq_port, tuple(options))
         try:
             await node.start()

@@ -58,7 +58,7 @@ def close(channel: Channel, event: Close) -> Step:
             )
     if channel.local_shutdown_script is not None:
         if event.feerate_range_per_kw is None:
-            raise CommandError("closing is already under way")
+            raise CommandError("cannot close twice: it is already under way")
         # Where fees are being negotiated, it counts from the next connection on.
         return Step(replace(channel, closing_feerate_range_per_kw=event.feerate_range_per_kw))
     promised = channel.parameters.local.upfront_shutdown_script

@@ -11,7 +11,8 @@ from typing import Any
 
 import aiohttp
 
-from back.demo.process import Child, free_port, program, spawn
+from back.demo.process import Child, program, spawn
+from shared.children import free_port
 from shared.errors import CommandError
 from shared.fabric import certificates, server
 

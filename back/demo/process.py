@@ -2,39 +2,25 @@
 
 import asyncio
 import contextlib
-import ctypes
 import os
 import signal
-import socket
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from shared.children import die_with_parent
 from shared.errors import CommandError
 
-__all__ = ["Child", "free_port", "program", "spawn"]
+__all__ = ["Child", "program", "spawn"]
 
-PR_SET_PDEATHSIG = 1
 STOP_PATIENCE_S = 15.0
-
-
-def free_port(host: str = "127.0.0.1") -> int:
-    """Return a TCP port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def program(name: str) -> str:
     """Return the path of a program installed beside this Python, or its plain name."""
     beside = Path(sys.executable).parent / name
     return str(beside) if beside.exists() else name
-
-
-def _die_with_parent() -> None:
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 @dataclass(slots=True)
@@ -114,7 +100,7 @@ async def spawn(
                 stdout=output,
                 stderr=output,
                 env={**clean, **environment},
-                preexec_fn=_die_with_parent,
+                preexec_fn=die_with_parent(),
                 start_new_session=True,
             )
         except FileNotFoundError:

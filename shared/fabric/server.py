@@ -5,16 +5,15 @@ The same configuration as in ``nats/``, a random port, and no life of its own: i
 
 import asyncio
 import contextlib
-import ctypes
 import json
 import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from shared.children import die_with_parent
 from shared.errors import CommandError
 from shared.fabric.configuration import server_conf, shared_conf
 
@@ -22,7 +21,6 @@ __all__ = ["EmbeddedServer", "find_nats_server", "start"]
 
 READY_S = 10.0
 STOP_S = 5.0
-PR_SET_PDEATHSIG = 1
 
 
 @dataclass(slots=True)
@@ -105,7 +103,7 @@ async def start(
             stdin=asyncio.subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            preexec_fn=_die_with_parent(),
+            preexec_fn=die_with_parent(signal.SIGTERM),
         )
     server = EmbeddedServer("", 0, process, folder)
     try:
@@ -155,22 +153,3 @@ def _tail(path: Path) -> str:
         return " | ".join(path.read_text(errors="replace").splitlines()[-3:])
     except OSError:
         return ""
-
-
-def _die_with_parent() -> Callable[[], None] | None:
-    """Return what a child runs before the program, so that it ends with us, or None.
-
-    The kernel means the *thread* that started it: start brokers from one that lives as long.
-    """
-    if sys.platform != "linux":
-        return None
-    # Loaded here: between fork and exec nothing may be imported.
-    prctl = ctypes.CDLL(None, use_errno=True).prctl
-    parent = os.getpid()
-
-    def ask() -> None:
-        prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:
-            os._exit(1)
-
-    return ask

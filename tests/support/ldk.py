@@ -4,14 +4,11 @@
 """
 
 import asyncio
-import ctypes
 import hashlib
 import itertools
 import json
 import secrets
 import shutil
-import signal
-import socket
 import subprocess
 import time
 from collections.abc import AsyncIterator
@@ -24,13 +21,12 @@ import pytest
 from support.bitcoind import until
 
 from back.chain.regtest import Regtest, cache_folder, locked
+from shared.children import die_with_parent, free_port
 
 SOURCE = Path(__file__).parent.parent / "peers" / "ldk"
 FUNDS_BTC = 5
 START_S = 60.0
 CALL_S = 60.0
-PR_SET_PDEATHSIG = 1
-_LIBC = ctypes.CDLL(None, use_errno=True)
 _names = itertools.count(1)
 
 needs_ldk = pytest.mark.skipif(
@@ -68,16 +64,6 @@ def _digest() -> str:
     return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _die_with_parent() -> None:
-    _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
 class Ldk:
     """One LDK process. Calling it calls its API: ``await ldk("invoice", msat=1000)``.
 
@@ -92,8 +78,8 @@ class Ldk:
     ) -> None:
         self.bitcoind = bitcoind
         self.folder = folder
-        self.port = _free_port()
-        self.rpc_port = _free_port()
+        self.port = free_port()
+        self.rpc_port = free_port()
         self.seed = secrets.token_hex(32)
         self.wallet = f"ldk-{next(_names)}-{secrets.token_hex(2)}"
         self.options = {
@@ -131,7 +117,7 @@ class Ldk:
         with ready.open("wb") as output, self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 self._command(program), stdin=subprocess.DEVNULL, stdout=output, stderr=log,
-                preexec_fn=_die_with_parent, start_new_session=True,  # noqa: PLW1509 - one call
+                preexec_fn=die_with_parent(), start_new_session=True,  # noqa: PLW1509 - one call
             )  # fmt: skip
 
     def _command(self, program: Path) -> list[str]:

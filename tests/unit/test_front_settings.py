@@ -3,8 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from front.settings import FrontSettings, host_port
+from front.settings import FrontSettings
 from shared.errors import CommandError
+from shared.settings import host_port
 
 TLS = {
     "SQUALL_FRONT_TLS_CA": "ca.pem",
