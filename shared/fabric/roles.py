@@ -87,7 +87,13 @@ ROLES: tuple[Role, ...] = (
         answers=True,
     ),
     _front("front", "all fronts that share this certificate: one trust domain", "*"),
-    Role("tap", "watches decoded traffic", publish=(), subscribe=("ln.in.>", "ln.out.>")),
+    Role(
+        "tap",
+        "watches decoded traffic",
+        publish=(),
+        # The third: six tokens have the messages of sessions only, so one pattern shows both ways.
+        subscribe=("ln.in.>", "ln.out.>", "ln.*.*.*.*.*"),
+    ),
     Role(
         "events", "follows the event log", publish=(), subscribe=("ln.event.>", "_INBOX.events.>")
     ),
@@ -127,9 +133,16 @@ def _block(role: Role) -> str:
         f"  # {role.why}\n"
         f'  {{ user: "{role.user}@{DOMAIN}", permissions: {{\n'
         f"      publish: {publish}\n"
-        f"      subscribe: {_allow(role.subscribe)}{answers}\n"
+        f"      subscribe: {_subscribe(role)}{answers}\n"
         "  } }\n"
     )
+
+
+def _subscribe(role: Role) -> str:
+    """A role without a queue group of its own may join none: it would take messages from others."""
+    if any(" " in subject for subject in role.subscribe):
+        return _allow(role.subscribe)
+    return _allow(role.subscribe).removesuffix(" }") + ', deny: "> >" }'
 
 
 def _allow(subjects: tuple[str, ...]) -> str:
