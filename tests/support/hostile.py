@@ -14,6 +14,7 @@ Its core checks Squall as Squall checks it: what Squall does wrong fails the tes
 """
 
 import asyncio
+import contextlib
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -49,7 +50,7 @@ from back.channel.events import (
     OfferHtlc,
     Received,
 )
-from back.channel.model import Channel, Link, Phase
+from back.channel.model import Channel, HtlcState, Link, Phase
 from back.channel.policy import ChannelPolicy
 from back.demo.cluster import Cluster, until
 from back.payment import send
@@ -68,12 +69,14 @@ from shared.wire import (
     Message,
     OpenChannel,
     Warning as WarningMessage,
+    channel_token,
 )
 
 __all__ = [
     "POLICY",
     "SPOILS",
     "TIMEOUT_S",
+    "Cut",
     "Engine",
     "HostilePeer",
     "Refused",
@@ -97,6 +100,10 @@ PAYEE_FEATURES = FeatureSet.of(required=[Feature.var_onion_optin, Feature.paymen
 FINAL_DELTA = 42
 
 M = TypeVar("M", bound=Message)
+
+
+class Cut(Exception):
+    """The connection ends here, as the test wanted."""
 
 
 class Refused(AssertionError):
@@ -216,6 +223,7 @@ class HostilePeer:
         engine: its channel's honest side, once one is being opened.
         heard: every message of Squall on every connection, in order.
         said: every message of ours, in order.
+        allowance: how many messages more may be ``said`` or ``heard`` before the connection is cut.
         preimages: of the invoices that it made.
         features: what its `init` says.
     """
@@ -238,6 +246,7 @@ class HostilePeer:
         self.engine: Engine | None = None
         self.heard: list[Message] = []
         self.said: list[Message] = []
+        self.allowance: dict[str, int] = {}
         self.preimages: dict[bytes, bytes] = {}
         self.negotiated: frozenset[Feature] = frozenset()
 
@@ -294,10 +303,24 @@ class HostilePeer:
         await self.say(*await self.reconnect())
         await self.talk_until(lambda: self.core.channel.link is Link.ONLINE)
 
+    def _spend(self, what: str) -> None:
+        """Die when the test's allowance of messages is used up."""
+        if self.allowance.get(what) == 0:
+            self.allowance.clear()
+            self.cut()
+            raise Cut
+        if what in self.allowance:
+            self.allowance[what] -= 1
+
     async def say(self, *messages: Message | bytes) -> None:
-        """Send messages, or bytes of messages, as they are."""
+        """Send messages, or bytes of messages, as they are.
+
+        Raises:
+            Cut: the allowance is used up.
+        """
         assert self.wire is not None, "not connected"
         for message in messages:
+            self._spend("said")
             if isinstance(message, bytes):
                 await self.wire.send_bytes(message)
             else:
@@ -308,6 +331,7 @@ class HostilePeer:
         """Return the next message of Squall, whatever it is."""
         assert self.wire is not None, "not connected"
         message = await self.wire.receive(timeout_s)
+        self._spend("heard")
         self.heard.append(message)
         return message
 
@@ -323,8 +347,7 @@ class HostilePeer:
                 return message
             if isinstance(message, Error | WarningMessage):
                 raise Refused(message)
-            if self.engine is not None:
-                await self.say(*self.engine.do(Received(message)))
+            await self.say(*self._honestly(message))
 
     # --- the honest side --------------------------------------------------------------------------
 
@@ -362,8 +385,18 @@ class HostilePeer:
             message = await self.listen(left)
             if isinstance(message, Error | WarningMessage):
                 raise Refused(message)
-            for reply in self.answer(message):
+            for reply in self._honestly(message):
                 await self.say(*(tamper(reply) if tamper else (reply,)))
+
+    def _honestly(self, message: Message) -> list[Message]:
+        """The honest side's answer; none to what is of another channel, which it forgot."""
+        channel_id = self.engine.channel.channel_id.hex() if self.engine else ""
+        return self.answer(message) if channel_token(message) == channel_id else []
+
+    async def talk(self, for_s: float = 0.2) -> None:
+        """Answer the next message honestly, if one comes soon."""
+        with contextlib.suppress(TimeoutError):
+            await self.say(*self._honestly(await self.listen(for_s)))
 
     async def hold(self, kind: type[Message]) -> list[Message]:
         """Return the honest answer to the next message of a kind, as if it had never come."""
@@ -628,6 +661,20 @@ class HostilePeer:
         await self.quiet()
         assert await self.outcome(received.htlc.payment_hash) == "sent"
 
+    async def finish(self) -> None:
+        """Settle all that is pending, honestly, until both sides are quiet."""
+        while not self.core.is_quiet:
+            for received in self.core.took(HtlcReceived):
+                htlc = self.core.channel.htlcs.get(received.htlc.key)
+                if (
+                    htlc is not None
+                    and htlc.resolution is None
+                    and htlc.state is HtlcState.RCVD_ADD_ACK_REVOCATION
+                ):
+                    await self.say(*self.do(self.settlement(received)))
+            before = len(self.heard)
+            await self.talk_until(lambda: self.core.is_quiet or len(self.heard) > before)  # noqa: B023
+
     async def outcome(self, payment_hash: bytes) -> str:
         """Wait until Squall's payment has ended; return how."""
 
@@ -666,6 +713,20 @@ class Target:
         peer = HostilePeer(self.node, self.bitcoind, name, **options)
         self.peers.append(peer)
         return peer
+
+    async def locked(self) -> list[Any]:
+        """Coins of Squall that wait for a funding transaction."""
+        wallet = self.node.wallet
+        found: list[Any] = await self.bitcoind.wallet_call("listlockunspent", wallet=wallet)
+        return found
+
+    async def nothing_locked(self) -> None:
+        """Wait until no coin of Squall waits for a funding transaction."""
+
+        async def free() -> bool:
+            return not await self.locked()
+
+        await until("the coins to be free", free, TIMEOUT_S)
 
     async def is_unharmed(self) -> None:
         """Nothing crashed, and the honest peer, on the connection of old, pays both ways."""
