@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench soak install clean
+.PHONY: demo test lint bench soak docs install clean
 
 install: $(VENV)/.installed  ## make .venv with Squall and everything it needs
 
@@ -29,6 +29,12 @@ bench: install  ## print the figures of tests/bench and write bench.json
 
 soak: install  ## payments under random kills; MINUTES=5
 	$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),5)
+
+docs: install  ## write the generated pages again
+	$(BIN)/python -m shared.wire.reference docs/messages.md
+	$(BIN)/python -m tests.support.configuration
+	$(BIN)/python -m tests.support.channel_states
+	$(BIN)/python -m shared.fabric.configuration nats
 
 clean:
 	rm -rf $(VENV) .cache bench.json
