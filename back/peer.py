@@ -43,6 +43,7 @@ __all__ = ["Peer", "Peers", "Steward"]
 log = structlog.get_logger()
 
 ALL_CHANNELS = bytes(32)
+"""What an `error` for every channel of the connection names; we never send one."""
 CONNECT_TRIES = 3
 CONNECT_TIMEOUT_S = 0.5
 DIAL_PATIENCE_S = 20.0
@@ -261,6 +262,9 @@ class Peers:
             message: what.
             is_last: close the connection after it.
         """
+        if isinstance(message, Error) and message.channel_id == ALL_CHANNELS:
+            # The peer chose this id, and would take it for the end of all its channels.
+            message, is_last = WarningMessage(channel_id=ALL_CHANNELS, data=message.data), True
         self._tasks.spawn(self._say(session, message, is_last=is_last), f"say {message.NAME}")
 
     async def _say(self, session: "PeerSession", message: Message, *, is_last: bool) -> None:
