@@ -25,7 +25,7 @@ from back.channel.rules import printable
 from back.transactions.transaction import parse_transaction
 from shared.chain import Outpoint
 from shared.errors import CommandError, LightningError, ProtocolViolation
-from shared.wire import Error, FundingCreated, OpenChannel, Warning as WarningMessage
+from shared.wire import Error, FundingCreated, OpenChannel
 
 if TYPE_CHECKING:
     from back.chain.interface import Chain
@@ -41,7 +41,6 @@ __all__ = ["ChannelOpening", "Openings"]
 
 log = structlog.get_logger()
 
-ALL_CHANNELS = bytes(32)
 MAX_PENDING_PER_PEER = 8
 """Openings of one peer to us that are not confirmed: each costs a row and a watch for two weeks."""
 MAX_PENDING = 1_000
@@ -186,11 +185,6 @@ class Openings:
         if session is None:
             return
         temporary_channel_id = message.temporary_channel_id
-        if temporary_channel_id == ALL_CHANNELS:
-            # An `error` for it would be one for all channels (BOLT 1).
-            words = WarningMessage(channel_id=ALL_CHANNELS, data=b"temporary_channel_id is zero")
-            self.peers.say(session, words, is_last=True)
-            return
         try:
             self._check_room(peer, message)
             # First whether, then the wallet: a refusal must not cost an address.
@@ -244,7 +238,7 @@ class Openings:
         """
         outpoint = Outpoint(message.funding_txid, message.funding_output_index)
         channel_id = funding.channel_id(outpoint)
-        if channel_id == ALL_CHANNELS:
+        if not any(channel_id):
             runner.post(AbandonOpening("no transaction has this funding_txid"))
             return
         holder = self.runners.get(channel_id) or self._claimed.get(channel_id)

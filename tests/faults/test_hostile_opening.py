@@ -112,7 +112,7 @@ async def test_a_temporary_id_of_zeros_cannot_make_us_fail_all_channels(
     refusal = await mallory.complaint()
     # An `error` for channel 0 would be one for all channels.
     assert isinstance(refusal, WarningMessage)
-    assert refusal.data == b"temporary_channel_id is zero"
+    assert b"temporary_channel_id is zero" in refusal.data
     mallory.engine = first
     await mallory.reestablish()
     await mallory.works()
