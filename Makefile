@@ -34,6 +34,7 @@ docs: install  ## write the generated pages again
 	$(BIN)/python -m shared.wire.reference docs/messages.md
 	$(BIN)/python -m tests.support.configuration
 	$(BIN)/python -m tests.support.channel_states
+	$(BIN)/python -m tests.support.pages
 	$(BIN)/python -m shared.fabric.configuration nats
 
 clean:
