@@ -5,6 +5,7 @@ what arrives, in order, to the node. It knows nothing of channels.
 """
 
 import asyncio
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -54,6 +55,10 @@ __all__ = ["Attendant", "Identity", "PeerSession", "Switchboard"]
 log = structlog.get_logger()
 
 HELLO_EVERY_S = 1.0
+MAX_SESSIONS_PER_FRONT = 50_000
+"""A stolen front may claim any number of peers; each costs memory here."""
+CONNECTED_WITHIN_S = 120.0
+"""After `open`, both inits and the front's word of them must have come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +174,8 @@ class Switchboard:
     sessions: dict[bytes, PeerSession] = field(default_factory=dict)
     by_peer: dict[bytes, PeerSession] = field(default_factory=dict)
     instances: dict[str, bytes] = field(default_factory=dict)
+    _of_front: Counter[str] = field(default_factory=Counter)
+    """Sessions of each front."""
     _resent_before: int = 0
     is_muted: bool = False
     """Another back owns the shards: not another word."""
@@ -268,29 +275,14 @@ class Switchboard:
             self.fabric.respond(received, answer.to_bytes())
 
     async def _admit(self, request: OpenRequest) -> OpenReply | None:
-        known = self.sessions.get(request.session)
-        if known is not None and (known.peer, known.front) != (request.peer, request.front):
-            return self._refuse(request, "this session id belongs to another connection")
-        if request.node_id != self.identity.node_id:
-            return self._refuse(request, "this cluster's node id is another one")
+        if why := self._misfit(request):
+            return self._refuse(request, why)
         if subjects.shard(request.peer) not in self.shards:
             return None
         why, has_channels = await self.attendant.admit(request.peer)
+        why = why or self._admitted(request, has_channels=has_channels)
         if why:
             return self._refuse(request, why)
-        known = self.sessions.get(request.session)
-        if known is None:
-            made = Made(
-                self.now() - request.made_ms / 1000, request.direction is Direction.OUTBOUND
-            )
-            old = self.by_peer.get(request.peer)
-            if old is not None and not replaces(
-                old.made, made, self.identity.node_id, request.peer
-            ):
-                return self._refuse(request, "another connection of this peer stays")
-            self._begin(request, made, has_channels=has_channels)
-            if old is not None:
-                old.reset(Reason.REPLACED, "a newer connection of this peer")
         return OpenReply(
             session=request.session,
             accepted=True,
@@ -300,6 +292,30 @@ class Switchboard:
             features=self.identity.features,
             networks=self.identity.networks,
         )
+
+    def _misfit(self, request: OpenRequest) -> str:
+        """Say what is wrong with a request in itself; empty if nothing."""
+        known = self.sessions.get(request.session)
+        if known is not None and (known.peer, known.front) != (request.peer, request.front):
+            return "this session id belongs to another connection"
+        if request.node_id != self.identity.node_id:
+            return "this cluster's node id is another one"
+        return ""
+
+    def _admitted(self, request: OpenRequest, *, has_channels: bool) -> str:
+        """Begin the session, unless it is there; say why not, empty if it is there now."""
+        if request.session in self.sessions:
+            return self._misfit(request)
+        if self._of_front[request.front] >= MAX_SESSIONS_PER_FRONT:
+            return "this front has too many sessions"
+        made = Made(self.now() - request.made_ms / 1000, request.direction is Direction.OUTBOUND)
+        old = self.by_peer.get(request.peer)
+        if old is not None and not replaces(old.made, made, self.identity.node_id, request.peer):
+            return "another connection of this peer stays"
+        self._begin(request, made, has_channels=has_channels)
+        if old is not None:
+            old.reset(Reason.REPLACED, "a newer connection of this peer")
+        return ""
 
     def _refuse(self, request: OpenRequest, why: str) -> OpenReply:
         log.info("session_refused", peer=request.peer.hex(), front=request.front, why=why)
@@ -325,7 +341,22 @@ class Switchboard:
         )
         self.sessions[request.session] = session
         self.by_peer[request.peer] = session
+        self._of_front[request.front] += 1
         self._arm(session)
+        self._expect_connected(request.session)
+
+    def _expect_connected(self, session_id: bytes) -> None:
+        loop = asyncio.get_running_loop()
+        loop.call_later(CONNECTED_WITHIN_S, self._look_for_connected, session_id)
+
+    def _look_for_connected(self, session_id: bytes) -> None:
+        session = self.sessions.get(session_id)
+        if session is None or session.connected is not None:
+            return
+        if self.fabric.connected:
+            session.reset(Reason.INVALID, f"no connected within {CONNECTED_WITHIN_S:g} s")
+        else:
+            self._expect_connected(session_id)
 
     def _resume_requested(self, received: "Received") -> None:
         if self.is_deaf:
@@ -360,7 +391,12 @@ class Switchboard:
         if session is None or session.peer != parsed.peer:
             self._unknown(parsed, envelope)
             return
-        self.run(session, session.core.receive(parsed.name, parsed.channel, envelope, self.now()))
+        try:
+            effects = session.core.receive(parsed.name, parsed.channel, envelope, self.now())
+        except FabricError as error:
+            log.warning("envelope_refused", subject=received.subject, error=str(error))
+            return
+        self.run(session, effects)
 
     def _unknown(self, parsed: subjects.Inbound, envelope: Envelope) -> None:
         """A message of a session that we do not have: its front must close the connection."""
@@ -390,6 +426,9 @@ class Switchboard:
     def _alive(self, received: "Received") -> None:
         try:
             alive = read(Alive, received.payload)
+            if received.subject != subjects.alive(alive.front):
+                # The broker lets a front with a certificate of its own use one subject only.
+                raise FabricError(f"a heartbeat of {alive.front} on {received.subject}")
         except FabricError as error:
             log.warning("heartbeat_refused", error=str(error))
             return
@@ -458,6 +497,9 @@ class Switchboard:
         if session.core.finished:
             if self.sessions.pop(session.session_id, None) is not None:
                 self._resent_before += session.core.resent
+                self._of_front[session.front] -= 1
+                if not self._of_front[session.front]:
+                    del self._of_front[session.front]
             if session.timer is not None:
                 session.timer.cancel()
                 session.timer = None

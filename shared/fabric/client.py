@@ -36,6 +36,7 @@ BARRIER_TIMEOUT_S = 3
 BACKOFF_S = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 MAX_PENDING_BYTES = 16 << 20
 WATCH_S = 0.1
+INBOX = "_INBOX."
 NATS_ERRORS = (nats.errors.Error, OSError, asyncio.TimeoutError)
 
 log = structlog.get_logger()
@@ -76,7 +77,7 @@ class FabricClient:
         """Messages not published because there was no connection or the broker was stuck."""
         self._urls = tuple(urls)
         self._credentials = credentials
-        self._inbox = f"_INBOX.{self.identity.user or role}"
+        self._inbox = f"{INBOX}{self.identity.user or role}"
         self._nc: Client | None = None
         self._attempt: Client | None = None
         self._connected = False
@@ -154,8 +155,8 @@ class FabricClient:
         return False
 
     def respond(self, request: Received, payload: bytes) -> bool:
-        """Answer a request; like `publish`."""
-        return bool(request.reply) and self.publish(request.reply, payload)
+        """Answer a request; like `publish`. To an inbox only: a request may name any subject."""
+        return request.reply.startswith(INBOX) and self.publish(request.reply, payload)
 
     async def request(self, subject: str, payload: bytes, *, timeout_s: float) -> bytes:
         """Ask and wait for the first answer; see `Fabric.request`."""

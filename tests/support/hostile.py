@@ -59,6 +59,7 @@ from back.transactions.transaction import parse_transaction
 from shared import bolt11
 from shared.chain import REGTEST, Outpoint
 from shared.crypto.signature import public_key, sign_recoverable
+from shared.fabric import certificates
 from shared.features import Feature, FeatureSet
 from shared.wire import (
     AcceptChannel,
@@ -75,6 +76,7 @@ from shared.wire import (
 __all__ = [
     "POLICY",
     "SPOILS",
+    "STOLEN",
     "TIMEOUT_S",
     "Cut",
     "Engine",
@@ -89,6 +91,8 @@ __all__ = [
     "unharmed",
 ]
 
+STOLEN = "stolen"
+"""Name of a front that no process is, with a certificate of its own."""
 TIMEOUT_S = 10.0
 ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
 """Of the curve's group."""
@@ -512,6 +516,11 @@ class HostilePeer:
         assert isinstance(message, OpenChannel)
         return message
 
+    async def propose_to(self, features: FeatureSet) -> OpenChannel:
+        """Begin a channel over whatever connection; see `propose`."""
+        self.negotiated = FeatureSet.negotiated(self.features, features)
+        return await self.propose()
+
     async def fund(self, accepted: AcceptChannel, *, amount_sat: int | None = None) -> Message:
         """Make the funding transaction; return funding_created, not sent yet."""
         assert not self.core.do(Received(accepted))
@@ -748,6 +757,9 @@ async def target(
 ) -> AsyncIterator[Target]:
     """One node for all tests of a module, which come one after the other."""
     folder = tmp_path_factory.mktemp("target")
+    # A front with a certificate of its own, for whoever steals it.
+    certificates.create(folder / "alice" / "certs")
+    certificates.add_front(folder / "alice" / "certs", STOLEN)
     settings = {"SQUALL_BACK_MINIMUM_DEPTH": "1"}
     async with squall_node(bitcoind, folder, fronts=2, settings=settings, fund_btc=1) as node:
         honest = HostilePeer(node, bitcoind, "honest")
