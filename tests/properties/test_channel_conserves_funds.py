@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from embit.transaction import Transaction
 from hypothesis import given, settings, strategies as st
-from support.channels import ANCHORS, STATIC, End, opened, opened_by_messages, settle, wired
+from support.channels import ANCHORS, STATIC, End, opened, settle, wired
+from support.openings import opened_by_messages
 
 from back.channel import commitments
 from back.channel.effects import CloseConnection, Publish

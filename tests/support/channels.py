@@ -17,7 +17,6 @@ from back.channel.effects import (
     HtlcFulfilled,
     HtlcOffered,
     HtlcReceived,
-    MakeFundingTransaction,
     OfferRefused,
     Publish,
     Request,
@@ -39,8 +38,6 @@ from back.channel.events import (
     FailHtlc,
     FailMalformedHtlc,
     FulfillHtlc,
-    FundingConfirmed,
-    FundingTransactionMade,
     OfferHtlc,
     Received,
 )
@@ -59,14 +56,12 @@ from back.channel.model import (
 )
 from back.channel.policy import ChannelPolicy, channel_type_bits
 from back.transactions.commitment import CommitmentType
-from back.transactions.transaction import Input, Output, legacy_bytes
 from back.transactions.witness import signed_commitment, signed_funding_spend
 from shared.chain import Outpoint
 from shared.crypto.keys import derive_private_key
 from shared.crypto.shachain import commitment_secret
 from shared.crypto.signature import public_key, sign_compact
-from shared.features import Feature
-from shared.wire import Message, OpenChannel, decode, encode
+from shared.wire import Message, decode, encode
 
 STATIC = CommitmentType.STATIC_REMOTEKEY
 ANCHORS = CommitmentType.ANCHORS_ZERO_FEE_HTLC
@@ -436,57 +431,3 @@ def settle(*ends: End, limit: int = 200) -> None:
 def messages_named(messages: Sequence[Message]) -> list[str]:
     """Names, for assertions about order."""
     return [message.NAME for message in messages]
-
-
-def opened_by_messages(
-    kind: CommitmentType = STATIC, *, policy: ChannelPolicy = POLICY
-) -> tuple[End, End]:
-    """Open a channel as two nodes do, up to both channel_ready: (opener, fundee), wired."""
-    features = frozenset(Feature)
-    script = b"\0\x14" + bytes(20)
-    proposal = opening.Proposal(
-        node_id=public_key(secret("fundee", "node")),
-        temporary_channel_id=secret("temporary"),
-        funding_satoshis=1_000_000,
-        push_msat=400_000_000,
-        announce=False,
-        features=features,
-        feerate_per_kw=1_000,
-        height=100,
-        local_alias=1,
-        shutdown_script=script,
-        commitment_type=kind,
-    )
-    reception = opening.Reception(
-        node_id=public_key(secret("opener", "node")),
-        features=features,
-        feerate_per_kw=1_000,
-        height=100,
-        local_alias=2,
-        shutdown_script=script,
-    )
-    keys = Keys("opener"), Keys("fundee")
-    proposed = opening.propose(proposal, keys[0].opening_keys(), policy)
-    (open_channel,) = (e.message for e in proposed.effects if isinstance(e, Send))
-    assert isinstance(open_channel, OpenChannel)
-    accepted = opening.accept(open_channel, reception, keys[1].opening_keys(), policy)
-    opener, fundee = End(proposed.channel, keys[0]), End(accepted.channel, keys[1])
-    opener.peer, fundee.peer = fundee, opener
-    opener.wire.extend(encode(e.message) for e in accepted.effects if isinstance(e, Send))
-    opener.receive()
-    (wanted,) = opener.took(MakeFundingTransaction)
-    assert isinstance(wanted, MakeFundingTransaction)
-    transaction = legacy_bytes(
-        (Input(Outpoint(secret("coin"), 0), 0),),
-        (Output(wanted.amount_sat, wanted.script_pubkey),),
-        0,
-    )
-    opener.do(FundingTransactionMade(transaction, 0))
-    deliver_all(fundee, opener)
-    for end in (opener, fundee):
-        end.do(FundingConfirmed(101, 1, transaction))
-    deliver_all(opener, fundee)
-    for end in (opener, fundee):
-        assert end.channel.phase is Phase.NORMAL
-        end.effects.clear()
-    return opener, fundee
