@@ -46,7 +46,7 @@ class BackSettings(FabricSettings):
     api_password: SecretStr
     """Password of the API (HTTP basic auth, any user name)."""
     metrics_listen: str = "127.0.0.1:9090"
-    """Where `/metrics` and `/health` are served; empty for nowhere."""
+    """Where `/metrics` and `/health` are served."""
 
     bitcoind_url: str = "http://127.0.0.1:8332"
     """RPC address of bitcoind."""

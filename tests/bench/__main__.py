@@ -62,4 +62,5 @@ if __name__ == "__main__":
     logging.getLogger("asyncio").setLevel(logging.ERROR)
     found = uvloop.run(run(sys.argv[1:]))
     Console().print(show(found))
-    (ROOT / "bench.json").write_text(json.dumps(found, indent=2) + "\n")
+    if not sys.argv[1:]:
+        (ROOT / "bench.json").write_text(json.dumps(found, indent=2) + "\n")
