@@ -30,7 +30,7 @@ from back.storage import blocks, peers as stored_peers
 from back.storage.store import NODE_SHARD, Store
 from back.switchboard import Identity, Switchboard
 from shared.chain import MAINNET
-from shared.errors import BackendError, CommandError, LeaseLost
+from shared.errors import BackendError, CommandError, FabricUnavailable, LeaseLost
 from shared.fabric import subjects
 from shared.fabric.client import FabricClient
 from shared.fabric.requests import Alive, Load
@@ -341,15 +341,29 @@ class Node:
 
     async def _watch(self) -> None:
         """End what cannot go on: sessions of killed fronts, or that wait for the database."""
+        before = time.monotonic()
         while True:
             await asyncio.sleep(WATCH_EVERY_S)
+            # What the broker holds back is no silence of the fronts: it answers after what it has.
+            with contextlib.suppress(FabricUnavailable):
+                await self.fabric.barrier()
             now = time.monotonic()
+            stalled_s, before = now - before - WATCH_EVERY_S, now
             self._measure(now)
             self.channels.end_sessions_that_wait(now)
-            self._watch_fronts(now)
+            self._watch_fronts(now, stalled_s)
 
-    def _watch_fronts(self, now: float) -> None:
-        """A killed front cannot say goodbye."""
+    def _watch_fronts(self, now: float, stalled_s: float) -> None:
+        """A killed front cannot say goodbye.
+
+        Args:
+            now: monotonic seconds.
+            stalled_s: since the last look the broker or this process stood still for so long.
+        """
+        if stalled_s > WATCH_EVERY_S:
+            for front in self.fronts.values():
+                front.heard_at = min(now, front.heard_at + stalled_s)
+            self.unheard = {n: min(now, at + stalled_s) for n, at in self.unheard.items()}
         names = {session.front for session in self.switchboard.sessions.values()}
         unheard = names - self.fronts.keys()
         if not self.fabric.connected:

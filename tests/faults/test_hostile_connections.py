@@ -19,7 +19,6 @@ from support.lightning_peer import LightningPeer
 from back.channel.events import Close, Disconnected
 from back.channel.model import Phase
 from back.demo.cluster import until
-from shared import bolt11
 from shared.errors import CommandError
 from shared.wire import (
     AcceptChannel,
@@ -41,16 +40,6 @@ HTLC_MSAT = 30_000_000
 SCRIPT = b"\0\x14" + b"\x07" * 20
 
 
-async def balance_at_squall(peer: HostilePeer) -> int:
-    """What Squall believes to have in the channel, in millisatoshi, nothing pending."""
-    for channel in await peer.node.call("channels"):
-        if channel["channelId"] == peer.channel_id.hex():
-            spec = channel["data"]["commitments"]["active"][0]["localCommit"]["spec"]
-            assert not spec["htlcs"]
-            return int(spec["toLocal"])
-    raise AssertionError("no such channel")
-
-
 # --- cuts
 
 
@@ -61,33 +50,8 @@ async def test_a_cut_at_every_message_of_payments_both_ways_settles_all(
 ) -> None:
     await mallory.open_channel()
     cuts = 0
-    for allowed in range(100):
-        before = mallory.core.channel.local_msat
-        offer = await mallory.offer(HTLC_MSAT)
-        bill = mallory.bill(HTLC_MSAT // 2)
-        mallory.allowance = {what: allowed}
-        try:
-            await mallory.say(*mallory.do(offer))
-            await mallory.node.call("payinvoice", invoice=bill)
-            await mallory.talk_until(lambda: len(mallory.core.channel.htlcs) > 1)
-            await mallory.finish()
-        except Cut:
-            cuts += 1
-        is_over = bool(mallory.allowance)
-        mallory.allowance = {}
-        if not is_over:
-            await mallory.reestablish()
-            await mallory.finish()
-        got = await mallory.node.call("getreceivedinfo", paymentHash=offer.payment_hash.hex())
-        paid = got["status"]["type"] == "received"
-        payment_hash = bolt11.decode(bill).payment_hash
-        tried = await mallory.node.call("getsentinfo", paymentHash=payment_hash.hex())
-        sent = bool(tried) and await mallory.outcome(payment_hash) == "sent"
-        expected = before - paid * HTLC_MSAT + sent * (HTLC_MSAT // 2)
-        assert mallory.core.channel.local_msat == expected
-        assert await balance_at_squall(mallory) == mallory.core.channel.remote_msat
-        if is_over:
-            break
+    while await mallory.pay_both_ways_and_die({what: cuts}, mallory.reestablish):
+        cuts += 1
     assert cuts >= 6
     await mallory.works()
 

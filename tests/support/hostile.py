@@ -17,7 +17,7 @@ import asyncio
 import contextlib
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import Any, TypeVar
@@ -227,7 +227,9 @@ class HostilePeer:
         engine: its channel's honest side, once one is being opened.
         heard: every message of Squall on every connection, in order.
         said: every message of ours, in order.
-        allowance: how many messages more may be ``said`` or ``heard`` before the connection is cut.
+        allowance: how many messages more may be ``said`` or ``heard`` before it strikes.
+        strike: what happens then; Cut is raised after it unless it says True: it lives on.
+            By default the connection is cut.
         preimages: of the invoices that it made.
         features: what its `init` says.
     """
@@ -251,6 +253,7 @@ class HostilePeer:
         self.heard: list[Message] = []
         self.said: list[Message] = []
         self.allowance: dict[str, int] = {}
+        self.strike: Callable[[], object] = self.cut
         self.preimages: dict[bytes, bytes] = {}
         self.negotiated: frozenset[Feature] = frozenset()
 
@@ -311,8 +314,9 @@ class HostilePeer:
         """Die when the test's allowance of messages is used up."""
         if self.allowance.get(what) == 0:
             self.allowance.clear()
-            self.cut()
-            raise Cut
+            if not self.strike():
+                raise Cut
+            return
         if what in self.allowance:
             self.allowance[what] -= 1
 
@@ -683,6 +687,62 @@ class HostilePeer:
                     await self.say(*self.do(self.settlement(received)))
             before = len(self.heard)
             await self.talk_until(lambda: self.core.is_quiet or len(self.heard) > before)  # noqa: B023
+
+    async def pay_both_ways_and_die(
+        self,
+        allowance: dict[str, int],
+        recover: Callable[[], Awaitable[None]],
+        amount_msat: int = 30_000_000,
+    ) -> bool:
+        """Pay and be paid at once; something strikes in between, and all must be settled after.
+
+        Args:
+            allowance: of messages, until it strikes; see the attribute.
+            recover: brings the peer back and reestablishes.
+            amount_msat: that we pay; Squall pays half of it.
+
+        Returns:
+            Whether it struck.
+        """
+        before = self.core.channel.local_msat
+        offer, bill = await self.offer(amount_msat), self.bill(amount_msat // 2)
+        payment_hash = bolt11.decode(bill).payment_hash
+        self.allowance = dict(allowance)
+        has_struck = False
+        try:
+            await self.say(*self.do(offer))
+            await self.node.call("payinvoice", invoice=bill)
+            await self.talk_until(lambda: len(self.core.channel.htlcs) > 1)
+            await self.finish()
+        except Cut:
+            has_struck = True
+        self.allowance = {}
+        if has_struck:
+            await recover()
+            await self.finish()
+        await self._is_settled(offer, payment_hash, before)
+        return has_struck
+
+    async def _is_settled(self, offer: OfferHtlc, payment_hash: bytes, before: int) -> None:
+        """Both sides agree on what became of the two payments, to the millisatoshi."""
+        got = await self.node.call("getreceivedinfo", paymentHash=offer.payment_hash.hex())
+        is_received = got["status"]["type"] == "received"
+        paid_us = {p.htlc.origin for p in self.core.took(HtlcFulfilled)}
+        assert is_received == (offer.origin in paid_us)
+        tried = await self.node.call("getsentinfo", paymentHash=payment_hash.hex())
+        is_sent = bool(tried) and await self.outcome(payment_hash) == "sent"
+        moved = is_sent * (offer.amount_msat // 2) - is_received * offer.amount_msat
+        assert self.core.channel.local_msat == before + moved
+        assert await self.balance_at_squall() == self.core.channel.remote_msat
+
+    async def balance_at_squall(self) -> int:
+        """What Squall believes to have in the channel, in millisatoshi, nothing pending."""
+        for channel in await self.node.call("channels"):
+            if channel["channelId"] == self.channel_id.hex():
+                spec = channel["data"]["commitments"]["active"][0]["localCommit"]["spec"]
+                assert not spec["htlcs"]
+                return int(spec["toLocal"])
+        raise AssertionError("no such channel")
 
     async def outcome(self, payment_hash: bytes) -> str:
         """Wait until Squall's payment has ended; return how."""
