@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from support.bitcoind import funded_folder, own_bitcoind, until  # noqa: F401 - fixtures
+from support.bitcoind import funded_folder, own_bitcoind  # noqa: F401 - fixtures
 from support.chain import Heard, MemoryBlockStore, following, running
+from support.waiting import until
 
 from back.chain import block
 from back.chain.bitcoind import hash_from_rpc, hash_to_rpc

@@ -7,7 +7,8 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from support.payment_nodes import FULFIL_OR_FAIL, Pair, pair_of_nodes, until
+from support.payment_nodes import FULFIL_OR_FAIL, Pair, pair_of_nodes
+from support.waiting import until
 
 from back.channel.events import FailHtlc, FulfillHtlc, OfferHtlc
 from back.channel.model import Failed

@@ -8,16 +8,8 @@ from collections.abc import Callable
 
 import pytest
 import uvloop
-from support.databases import (
-    DEADLINE_S,
-    SHARDS,
-    Gate,
-    Hooks,
-    committing,
-    storing,
-    take_over,
-    until,
-)
+from support.databases import DEADLINE_S, SHARDS, Gate, Hooks, committing, storing, take_over
+from support.waiting import until
 
 from back.storage import committer as committer_module, outbox
 from back.storage.committer import CommitReport, Committer

@@ -10,15 +10,8 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, inspect, text
-from support.databases import (
-    NODE_ID,
-    SHARDS,
-    claimant,
-    committing,
-    storing,
-    take_over,
-    until,
-)
+from support.databases import NODE_ID, SHARDS, claimant, committing, storing, take_over
+from support.waiting import until
 
 from back.storage import migration, outbox
 from back.storage.database import Database

@@ -5,8 +5,8 @@ import secrets
 
 import pytest
 from support.front_cluster import Cluster, cluster
-from support.front_in_test import eventually
 from support.lightning_peer import FEATURES, LightningPeer, PeerClosed, node_id_of
+from support.waiting import until
 
 from shared.chain import MAINNET, REGTEST
 from shared.crypto.noise import initiate
@@ -163,7 +163,7 @@ async def test_a_peer_that_leaves_in_the_middle_leaves_nothing_behind():
         writer.write(act_one(c)[:10])
         await writer.drain()
         writer.close()
-        await eventually(lambda: failed(c, "closed") == 1)
+        await until(lambda: failed(c, "closed") == 1)
         assert c.front.listener.admission.in_handshake == 0
 
 
@@ -184,13 +184,13 @@ async def test_without_anybody_who_holds_the_key_the_peer_is_closed(monkeypatch)
 async def test_one_handshake_too_many_is_turned_away_and_later_ones_come_in():
     async with cluster(max_handshakes=2) as c:
         slow = [await opened(c) for _ in range(2)]
-        await eventually(lambda: c.front.listener.admission.in_handshake == 2)
+        await until(lambda: c.front.listener.admission.in_handshake == 2)
         reader, writer = await opened(c)
         assert await until_closed(reader) == b""
         assert c.counted("refused_total", reason="handshake_limit") == 1
         for _, other in [*slow, (reader, writer)]:
             other.close()
-        await eventually(lambda: c.front.listener.admission.in_handshake == 0)
+        await until(lambda: c.front.listener.admission.in_handshake == 0)
         await still_works(c)
 
 
@@ -519,7 +519,7 @@ async def test_garbage_on_the_fabric_is_counted_and_disturbs_nobody():
             ("ln.connect", b"?"),
         ]:
             c.back.fabric.publish(subject, payload)
-        await eventually(lambda: c.counted("fabric_errors_total") >= 6)
+        await until(lambda: c.counted("fabric_errors_total") >= 6)
         await peer.send(FEE)
         assert await session.next() == FEE
 
@@ -540,9 +540,9 @@ async def test_an_envelope_of_another_peers_session_is_refused():
             subject == own and not sent.append((subject, payload))
         )
         session.send(FEE)
-        await eventually(lambda: sent)
+        await until(lambda: sent)
         c.back.fabric.publish(stolen, sent[0][1])
-        await eventually(lambda: c.counted("fabric_errors_total") == 1)
+        await until(lambda: c.counted("fabric_errors_total") == 1)
         await other.expect_nothing()
 
 

@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 from support.front_cluster import Cluster, cluster
-from support.front_in_test import eventually
 from support.lightning_peer import LightningPeer
 from support.scripted_back import ScriptedBack, ScriptedSession
+from support.waiting import until
 
 from shared.fabric import subjects
 from shared.fabric.envelope import Reason
@@ -82,7 +82,7 @@ async def test_an_owner_that_acks_nothing_for_ten_seconds_loses_the_session():
 async def test_the_answer_of_a_former_owner_opens_nothing():
     async with cluster() as c:
         another = await c.another_back()
-        await eventually(lambda: c.front.bridge.owners[0].epoch == another.epoch)
+        await until(lambda: c.front.bridge.owners[0].epoch == another.epoch)
         another.answers_opens = False
         async with await c.peer() as peer:
             await peer.init()
@@ -129,7 +129,7 @@ async def test_a_dropped_message_of_the_session_counts_as_carried():
     async with cluster() as c, c.connected() as (peer, _):
         c.broker.lose = lambda subject, _payload: subject.startswith("ln.in.")
         await peer.send(fee(253))
-        await eventually(lambda: c.counted("messages_total", direction="in") == 2)
+        await until(lambda: c.counted("messages_total", direction="in") == 2)
         c.broker.lose = lambda _subject, _payload: False
         await c.back.stop()
         await c.another_back()
@@ -148,7 +148,7 @@ async def test_an_old_epoch_is_not_listened_to():
 async def test_peers_come_in_with_the_new_owner_only():
     async with cluster() as c:
         another = await c.another_back()
-        await eventually(lambda: c.front.bridge.owners[0].epoch == another.epoch)
+        await until(lambda: c.front.bridge.owners[0].epoch == another.epoch)
         # The former owner hears every request too, but opening is a commit: its fence is gone.
         c.back.answers_opens = False
         async with await c.peer() as peer:
@@ -213,7 +213,7 @@ async def test_many_peers_are_resumed_in_batches(monkeypatch):
             await peer.send(fee(253))
         c.broker.mend()
         assert [await session.next() for session in sessions] == [fee(253)] * 6
-        await eventually(lambda: c.back.resume_requests == 6)
+        await until(lambda: c.back.resume_requests == 6)
         for peer in peers:
             await peer.close()
         for session in sessions:

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.bitcoind import until
+from support.waiting import until
 
 from back.chain import regtest
 from shared.errors import CommandError

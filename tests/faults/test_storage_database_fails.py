@@ -8,7 +8,8 @@ from pathlib import Path
 import psycopg
 import pytest
 from support import postgres
-from support.databases import SHARDS, claimant, committing, opened, storing, take_over, until
+from support.databases import SHARDS, claimant, committing, opened, storing, take_over
+from support.waiting import until
 
 from back.storage import outbox
 from back.storage.database import Database, open_database

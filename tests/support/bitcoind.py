@@ -8,10 +8,8 @@ import asyncio
 import atexit
 import shutil
 import tempfile
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -61,21 +59,3 @@ async def own_bitcoind(funded_folder: Path, tmp_path: Path) -> AsyncIterator[Reg
     shutil.copytree(funded_folder, tmp_path / "bitcoind")
     async with regtest.running(tmp_path / "bitcoind") as node:
         yield node
-
-
-async def until(
-    probe: Callable[[], Any] | Callable[[], Awaitable[Any]],
-    what: str = "the condition",
-    timeout_s: float = 15.0,
-) -> Any:
-    """Wait until ``probe`` (plain or async) returns something true, and return that."""
-    deadline = time.monotonic() + timeout_s
-    while True:
-        value = probe()
-        if isinstance(value, Awaitable):
-            value = await value
-        if value:
-            return value
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"{what} did not come within {timeout_s} s")
-        await asyncio.sleep(0.01)

@@ -1,6 +1,5 @@
 """Real brokers with certificates, for tests."""
 
-import asyncio
 import atexit
 import shutil
 import time
@@ -9,6 +8,8 @@ from contextlib import asynccontextmanager
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
+
+from support import waiting
 
 from shared.fabric import certificates, server
 from shared.fabric.client import FabricClient
@@ -67,14 +68,8 @@ async def client(
         await fabric.stop()
 
 
-async def until(
-    condition: Callable[[], bool | Awaitable[bool]], within_s: float = 10.0, every_s: float = 0.01
-) -> float:
-    """Wait for a condition; return how long it took, or fail."""
+async def until(condition: Callable[[], bool | Awaitable[bool]], within_s: float = 10.0) -> float:
+    """Wait for a condition; return how many seconds it took, or fail."""
     start = time.monotonic()
-    while True:
-        result = condition()
-        if (await result) if isinstance(result, Awaitable) else result:
-            return time.monotonic() - start
-        assert time.monotonic() - start < within_s, f"not within {within_s} s"
-        await asyncio.sleep(every_s)
+    await waiting.until(condition, within_s=within_s)
+    return time.monotonic() - start

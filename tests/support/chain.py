@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-from support.bitcoind import until
+from support.waiting import until
 
 from back.chain.events import BlockConnected, BlockRef, ChainEvent
 from back.chain.regtest import Regtest

@@ -93,15 +93,6 @@ async def storing(url: str, **options: object) -> AsyncIterator[Store]:
         await store.close()
 
 
-async def until(condition: Callable[[], object], what: str) -> None:
-    """Wait for a condition, not for a time."""
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + DEADLINE_S
-    while not condition():
-        assert loop.time() < deadline, f"never: {what}"
-        await asyncio.sleep(0.01)
-
-
 def database_files_mode(path: Path) -> int:
     """The permissions of a file."""
     return os.stat(path).st_mode & 0o777

@@ -1,7 +1,7 @@
 """A front in the test's own process, on a free port of the loopback."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from front.process import FrontProcess
 from front.settings import FrontSettings
 from shared.fabric.interface import Fabric
 
-__all__ = ["eventually", "front_settings", "port_of", "running_front"]
+__all__ = ["front_settings", "port_of", "running_front"]
 
 
 def front_settings(**changes: Any) -> FrontSettings:
@@ -45,13 +45,3 @@ async def running_front(fabric: Fabric, **changes: Any) -> AsyncIterator[FrontPr
 def port_of(front: FrontProcess) -> int:
     """Return the port of the first listener."""
     return front.listener.addresses[0][1]
-
-
-async def eventually(condition: Callable[[], Any], timeout_s: float = TIMEOUT_S) -> None:
-    """Wait until a condition holds, or fail."""
-    try:
-        async with asyncio.timeout(timeout_s):
-            while not condition():
-                await asyncio.sleep(0.005)
-    except TimeoutError:
-        raise AssertionError("the condition did not come true") from None

@@ -18,7 +18,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from support.bitcoind import until
+from support.waiting import until
 
 from back.chain.regtest import Regtest, cache_folder, locked
 from shared.children import die_with_parent, free_port

@@ -4,7 +4,7 @@ Channels start open. Their keys are those of :mod:`support.channels`; node keys 
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from support.channels import POLICY, Keys, opened, secret
+from support.waiting import until
 
 from back.channel.events import Connected, Disconnected, Received
 from back.channel.model import Channel, Funding, Link
@@ -29,19 +30,10 @@ from shared.fabric import subjects
 from shared.features import FeatureSet
 from shared.wire import Message, UpdateFailHtlc, UpdateFulfillHtlc, decode, encode
 
-__all__ = ["Node", "Pair", "Wire", "pair_of_nodes", "until"]
+__all__ = ["Node", "Pair", "Wire", "pair_of_nodes"]
 
 HEIGHT = 110
 DEADLINE_S = 15.0
-
-
-async def until(condition: Callable[[], object], what: str) -> None:
-    """Wait for a condition, not for a time."""
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + DEADLINE_S
-    while not condition():
-        assert loop.time() < deadline, f"never: {what}"
-        await asyncio.sleep(0.005)
 
 
 class _Signer:

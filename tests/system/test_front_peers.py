@@ -5,8 +5,8 @@ import secrets
 
 import pytest
 from support.front_cluster import Cluster, cluster
-from support.front_in_test import eventually
 from support.lightning_peer import FEATURES
+from support.waiting import until
 
 from shared.chain import REGTEST
 from shared.fabric.envelope import Direction, Reason
@@ -179,7 +179,7 @@ async def test_answers_pings():
 async def test_pings_an_idle_peer_and_keeps_one_that_answers():
     async with cluster(ping_interval_s=0.05, ping_timeout_s=5.0) as c, c.connected() as (peer, _):
         listening = asyncio.create_task(peer.receive())
-        await eventually(lambda: sum(isinstance(message, Ping) for message in peer.seen) >= 3)
+        await until(lambda: sum(isinstance(message, Ping) for message in peer.seen) >= 3)
         assert not listening.done()
         listening.cancel()
 
@@ -198,7 +198,7 @@ async def test_the_owner_hears_that_a_peer_has_left():
         await peer.close()
         assert (await session.end()).reason is Reason.PEER_CLOSED
         assert await session.next() == fee(253)
-        await eventually(lambda: not c.front.bridge.peers)
+        await until(lambda: not c.front.bridge.peers)
         assert c.counted("peers") == c.counted("sessions") == 0
 
 
@@ -236,7 +236,7 @@ async def test_a_peer_whose_session_the_owner_does_not_know_is_closed():
 
 async def test_while_no_owner_answers_the_peer_is_kept_and_what_it_says_waits():
     async with cluster() as c:
-        await eventually(lambda: c.front.bridge.identity is not None)
+        await until(lambda: c.front.bridge.identity is not None)
         c.back.answers_opens = False
         async with await c.peer() as peer:
             await peer.init()
@@ -253,7 +253,7 @@ async def test_while_no_owner_answers_the_peer_is_kept_and_what_it_says_waits():
 async def test_a_local_key_lets_peers_in_while_no_back_is_up():
     private = secrets.token_bytes(32)
     async with cluster(private=private, key_provider="env", node_key=private.hex()) as c:
-        await eventually(lambda: c.front.bridge.identity is not None)
+        await until(lambda: c.front.bridge.identity is not None)
         await c.back.stop()
         async with await c.peer() as peer:
             init = await peer.init()
@@ -274,7 +274,7 @@ async def test_another_nodes_identity_is_not_taken_over():
         other = await c.another_back()
         other.node_id = bytes([3]) + bytes(32)
         other.hello()
-        await eventually(lambda: c.counted("fabric_errors_total") > 0)
+        await until(lambda: c.counted("fabric_errors_total") > 0)
         assert c.front.bridge.node_id == c.node_id
         assert c.front.bridge.identity == before
 
@@ -313,7 +313,7 @@ async def test_init_may_arrive_in_the_same_packet_as_act_three():
 async def test_heartbeats_say_where_and_how_many(monkeypatch):
     monkeypatch.setattr("front.process.BEAT_S", 0.02)
     async with cluster() as c, c.connected():
-        await eventually(lambda: c.back.alive and c.back.alive[-1].load.sessions == 1)
+        await until(lambda: c.back.alive and c.back.alive[-1].load.sessions == 1)
         alive = c.back.alive[-1]
         assert (alive.front, alive.draining) == ("f1", False)
         assert alive.listen == (f"127.0.0.1:{c.port}",)
@@ -358,7 +358,7 @@ async def test_a_peer_that_reads_late_gets_everything_and_until_then_the_owner_k
             ]
             session.send(*blobs)
             (held,) = c.front.bridge.peers
-            await eventually(lambda: not held._stream._writable)
+            await until(lambda: not held._stream._writable)
             await peer.send(fee(253))
             assert await session.next() == fee(253)
             acked = session.core._outgoing.acked

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from support.front_in_test import eventually
 from support.lightning_peer import TIMEOUT_S, LightningPeer, node_id_of
 from support.scripted_back import ScriptedBack
+from support.waiting import until
 
 from shared.fabric import certificates, server
 from shared.fabric.client import FabricClient
@@ -96,7 +96,7 @@ class Cluster:
         """Start a front and wait for its first heartbeat, which says where it listens."""
         front = await self.spawn(name, **settings)
         try:
-            await eventually(lambda: any(alive.front == name for alive in self.back.alive))
+            await until(lambda: any(alive.front == name for alive in self.back.alive))
         except AssertionError:
             raise AssertionError(front.output.read_text()) from None
         alive = next(a for a in reversed(self.back.alive) if a.front == name)
@@ -215,12 +215,12 @@ async def test_starts_before_its_broker_and_waits_for_it(c):
     port = c.nats.port
     await c.nats.kill()
     front = await c.spawn("f1")
-    await eventually(lambda: "fabric_unreachable" in front.output.read_text())
+    await until(lambda: "fabric_unreachable" in front.output.read_text())
     metrics_port = _metrics_port(front.output.read_text())
     front.metrics_port = metrics_port
     assert await front.get("/health") == (503, "no connection to the broker\n")
     c.nats = await server.start(c.certs, c.root / "nats", port=port)
-    await eventually(lambda: c.back.alive)
+    await until(lambda: c.back.alive)
     assert await front.get("/health") == (200, "ok\n")
     assert await front.stop() == 0
 
@@ -238,7 +238,7 @@ async def test_a_signal_drains_and_exits_with_success(c, how):
 async def test_a_signal_while_waiting_for_the_broker_exits_with_success(c):
     await c.nats.kill()
     front = await c.spawn("f1")
-    await eventually(lambda: "fabric_unreachable" in front.output.read_text())
+    await until(lambda: "fabric_unreachable" in front.output.read_text())
     assert await front.stop() == 0
 
 

@@ -11,7 +11,8 @@ from uuid import UUID
 import aiohttp
 import pytest
 from support.api import Api, api_of
-from support.payment_nodes import FULFIL_OR_FAIL, Pair, pair_of_nodes, until
+from support.payment_nodes import FULFIL_OR_FAIL, Pair, pair_of_nodes
+from support.waiting import until
 
 from back.api.calls import CALLS
 from back.api.server import serve

@@ -10,7 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 from support.channels import POLICY, STATIC, Keys, opened, secret
 from support.openings import FEATURES, SCRIPT, begun, funded, proposed
-from support.payment_nodes import until
+from support.waiting import until
 
 from back import openings
 from back.chain.wallet import FundingTransaction

@@ -10,7 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 from support.channels import opened, secret
 from support.openings import begun, funded
-from support.payment_nodes import until
+from support.waiting import until
 
 from back import peer as peers_module
 from back.channel.events import Connected as ChannelConnected, Disconnected, Event, Received

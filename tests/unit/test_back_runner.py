@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 from support.channels import Keys, offered, opened, wired
-from support.payment_nodes import until
+from support.waiting import until
 
 from back import runner as runners
 from back.channel import machine

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
-from support.payment_nodes import until
+from support.waiting import until
 
 from back.switchboard import Identity, PeerSession, Switchboard
 from shared.errors import FabricUnavailable, LeaseLost
