@@ -82,6 +82,7 @@ __all__ = [
     "Engine",
     "HostilePeer",
     "Refused",
+    "RuleBroken",
     "Target",
     "bitcoind",
     "funding_transaction",
@@ -110,7 +111,11 @@ class Cut(Exception):
     """The connection ends here, as the test wanted."""
 
 
-class Refused(AssertionError):
+class RuleBroken(Exception):
+    """Squall did what BOLT 2 does not allow, as the honest side's core sees it."""
+
+
+class Refused(Exception):
     """Squall said `error` or `warning`."""
 
     def __init__(self, message: Error | WarningMessage) -> None:
@@ -177,16 +182,16 @@ class Engine:
         self._before = self.channel
         prepared = [machine.prepare(self.channel, event, self.keys.answer) for event in events]
         step = machine.fill(machine.apply_batch(self.channel, prepared), self.keys.answer)
-        assert not step.refusals, step.refusals
+        if step.refusals:
+            raise RuleBroken(f"the test asks for the impossible: {step.refusals}")
         self.channel = step.channel
         said: list[Message] = []
         for effect in step.effects:
             if isinstance(effect, CloseConnection):
-                raise AssertionError(  # noqa: TRY004
-                    f"Squall broke a rule: {effect.warning}"
-                )
+                raise RuleBroken(effect.warning)
             if isinstance(effect, Send):
-                assert not isinstance(effect.message, Error | WarningMessage), effect.message
+                if isinstance(effect.message, Error | WarningMessage):
+                    raise RuleBroken(effect.message.data.decode())
                 said.append(effect.message)
             else:
                 self.effects.append(effect)
