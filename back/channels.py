@@ -89,6 +89,8 @@ class Channels:
     payments: PaymentSink | None = None
     runners: dict[bytes, ChannelRunner] = field(default_factory=dict)
     height: int = 0
+    alarms: int = 0
+    """How often money was at risk since the start."""
     openings: Openings = field(init=False)
     _tasks: Tasks = field(default_factory=Tasks)
     _watches: "dict[int, dict[WatchConfirmed | WatchSpent, Callable[[], None]]]" = field(
@@ -218,9 +220,7 @@ class Channels:
             WatchSpent: self._watch_spent,
             ChannelIdAssigned: self._renamed,
             PhaseChanged: self._phase_changed,
-            Alarm: lambda _, e: log.critical(
-                "money_at_risk", channel=e.channel_id.hex(), what=e.what
-            ),
+            Alarm: self._alarm,
             ChannelReady: lambda _, e: log.info("channel_ready", channel=e.channel_id.hex()),
             ChannelForgotten: lambda runner, e: self._forgotten(runner, e.reason),
         }
@@ -278,6 +278,10 @@ class Channels:
         if peer.session is not None:
             peer.session.has_channels_now()
         self.peers.steward.remember(peer)
+
+    def _alarm(self, _runner: ChannelRunner, effect: Alarm) -> None:
+        self.alarms += 1
+        log.critical("money_at_risk", channel=effect.channel_id.hex(), what=effect.what)
 
     @staticmethod
     def _phase_changed(_runner: ChannelRunner, effect: PhaseChanged) -> None:

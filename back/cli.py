@@ -134,8 +134,9 @@ def _add_call(name: str, text: str) -> None:
         form = _parameters(context.args)
         try:
             ok, answer = asyncio.run(_call(api, password, name, form))
-        except aiohttp.ClientError as error:
-            raise CommandError(f"the API at {api} does not answer: {error}") from error
+        except (aiohttp.ClientError, TimeoutError) as error:
+            why = str(error) or "no answer in time"
+            raise CommandError(f"the API at {api} does not answer: {why}") from error
         with contextlib.suppress(json.JSONDecodeError):
             answer = json.dumps(json.loads(answer), indent=2, ensure_ascii=False)
         typer.echo(answer, err=not ok)

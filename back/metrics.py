@@ -1,10 +1,8 @@
-"""What the back counts, for Prometheus, and the small server that shows it."""
+"""What the back counts, for Prometheus."""
 
 from typing import TYPE_CHECKING
 
-from aiohttp import web
 from prometheus_client import (
-    CONTENT_TYPE_LATEST,
     CollectorRegistry,
     Counter,
     Gauge,
@@ -13,12 +11,10 @@ from prometheus_client import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from back.node import Node
     from back.storage.committer import CommitReport
 
-__all__ = ["Metrics", "MetricsServer"]
+__all__ = ["Metrics"]
 
 COMMIT_BUCKETS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 5)
 GROUP_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
@@ -35,6 +31,12 @@ class Metrics:
         self.sessions = Gauge("squall_sessions", "Sessions of peers", registry=registry)
         self.fronts = Gauge("squall_fronts", "Fronts heard lately", registry=registry)
         self.channels = Gauge("squall_channels", "Channels by state", ["state"], registry=registry)
+        self.stopped = Gauge(
+            "squall_channels_stopped", "Channels that a bug of ours stopped", registry=registry
+        )
+        self.alarms = Gauge(
+            "squall_alarms", "Times that money was at risk, since the start", registry=registry
+        )
         self.messages = Counter(
             "squall_messages_received", "BOLT messages by name", ["message"], registry=registry
         )
@@ -58,6 +60,10 @@ class Metrics:
         )
         self.resends = Gauge("squall_resends", "Session messages sent again", registry=registry)
 
+    def text(self) -> bytes:
+        """Return everything in Prometheus' text format."""
+        return generate_latest(self.registry)
+
     def received(self, name: str) -> None:
         """Count a message of a peer."""
         self.messages.labels(name).inc()
@@ -79,41 +85,8 @@ class Metrics:
         self.fronts.set(len(node.fronts))
         self.handshakes.set(node.handshakes.answered)
         self.resends.set(node.switchboard.resent)
+        self.alarms.set(node.channels.alarms)
+        self.stopped.set(sum(r.is_stopped for r in node.channels.runners.values()))
         self.channels.clear()
         for runner in node.channels.runners.values():
             self.channels.labels(runner.channel.phase.value).inc()
-
-
-class MetricsServer:
-    """``/metrics`` and ``/health``."""
-
-    def __init__(self, metrics: Metrics, refresh: "Callable[[], None]") -> None:
-        self._metrics = metrics
-        self._refresh = refresh
-        self._runner: web.AppRunner | None = None
-
-    async def start(self, host: str, port: int) -> None:
-        """Listen.
-
-        Raises:
-            OSError: the address cannot be had.
-        """
-        app = web.Application()
-        app.router.add_get("/metrics", self._show)
-        app.router.add_get("/health", self._health)
-        self._runner = web.AppRunner(app, access_log=None)
-        await self._runner.setup()
-        await web.TCPSite(self._runner, host, port).start()
-
-    async def stop(self) -> None:
-        """Stop listening."""
-        if self._runner is not None:
-            await self._runner.cleanup()
-
-    async def _show(self, _request: web.Request) -> web.Response:
-        self._refresh()
-        body = generate_latest(self._metrics.registry)
-        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
-
-    async def _health(self, _request: web.Request) -> web.Response:
-        return web.Response(text="ok\n")

@@ -20,7 +20,7 @@ from back.chain.events import BlockConnected, BlockDisconnected, BlockRef, Chain
 from back.chain.service import BitcoindChain
 from back.channels import Channels
 from back.handshakes import HandshakeService
-from back.metrics import Metrics, MetricsServer
+from back.metrics import Metrics
 from back.payment.service import Payments
 from back.peer import Peers
 from back.settings import BackSettings
@@ -35,6 +35,7 @@ from shared.fabric import subjects
 from shared.fabric.client import FabricClient
 from shared.fabric.requests import Alive, Load
 from shared.features import Feature, FeatureSet
+from shared.metrics import MetricsServer
 from shared.settings import host_port
 from shared.tasks import Tasks
 
@@ -183,7 +184,7 @@ class Node:
 
     async def _start_metrics(self) -> None:
         if self.settings.metrics_listen:
-            self._metrics_server = MetricsServer(self.metrics, self._refresh_metrics)
+            self._metrics_server = MetricsServer(self._metrics_text)
             await self._metrics_server.start(*host_port(self.settings.metrics_listen))
 
     async def _start_chain(self) -> None:
@@ -399,9 +400,10 @@ class Node:
             cpu=round(max(0.0, (cpu - before_cpu) / max(now - before, 0.001)), 3),
         )
 
-    def _refresh_metrics(self) -> None:
+    def _metrics_text(self) -> bytes:
         if hasattr(self, "channels") and hasattr(self, "switchboard"):
             self.metrics.refresh(self)
+        return self.metrics.text()
 
     # --- steward of peers ----------------------------------------------------------------------
 

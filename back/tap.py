@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
-from shared.errors import FabricError
+from shared.errors import CommandError, FabricError
 from shared.fabric import subjects
 from shared.fabric.client import FabricClient
 from shared.fabric.envelope import Envelope, decode
@@ -59,9 +59,17 @@ class Filter:
 
     @property
     def subjects(self) -> tuple[str, str]:
-        """What to subscribe: the broker filters."""
-        tail = f"{self.peer or '*'}.{self.channel or '*'}.{self.message or '*'}"
-        return f"ln.in.*.{tail}", f"ln.out.*.{tail}"
+        """What to subscribe: the broker filters.
+
+        Raises:
+            CommandError: no node id, channel_id or name of a message has this form.
+        """
+        try:
+            peer = None if self.peer is None else bytes.fromhex(self.peer)
+            channel = None if self.channel is None else bytes.fromhex(self.channel)
+            return subjects.tapped(peer, channel, self.message)
+        except ValueError as error:
+            raise CommandError(f"nothing like that can be tapped: {error}") from None
 
 
 def _short(value: object) -> str:
@@ -94,6 +102,7 @@ async def tap(
     servers: "Sequence[str]", credentials: "Credentials", wanted: Filter, *, as_json: bool
 ) -> None:
     """Print until cancelled."""
+    heard = wanted.subjects
     console = Console(soft_wrap=True, highlight=False)
     fabric = FabricClient(servers, credentials, role="tap", name="tap")
 
@@ -111,7 +120,7 @@ async def tap(
             console.print(f"{received.subject}: {error}", markup=False, style="red")
 
     await fabric.start(timeout_s=10)
-    for subject in wanted.subjects:
+    for subject in heard:
         await fabric.subscribe(subject, show)
     try:
         await asyncio.Event().wait()

@@ -1,20 +1,8 @@
-"""What a front counts, and the small HTTP server that shows it (`/metrics`, `/health`)."""
+"""What a front counts, for Prometheus."""
 
-from collections.abc import Callable
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
-import structlog
-from aiohttp import web
-from prometheus_client import (
-    CONTENT_TYPE_LATEST,
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    generate_latest,
-)
-
-__all__ = ["Metrics", "MetricsServer"]
-
-log = structlog.get_logger()
+__all__ = ["Metrics"]
 
 
 class Metrics:
@@ -51,50 +39,3 @@ class Metrics:
 
     def _gauge(self, name: str, text: str) -> Gauge:
         return Gauge(f"squall_front_{name}", text, registry=self.registry)
-
-
-class MetricsServer:
-    """Serves the figures on a port of its own.
-
-    Args:
-        metrics: what to show.
-        health: returns ``""`` while healthy, else why not; a balancer takes the front out then.
-    """
-
-    def __init__(self, metrics: Metrics, health: Callable[[], str]) -> None:
-        self._metrics = metrics
-        self._health = health
-        self._runner: web.AppRunner | None = None
-        self.address: tuple[str, int] | None = None
-        """Where it listens, once started."""
-
-    async def start(self, host: str, port: int) -> None:
-        """Listen.
-
-        Raises:
-            OSError: the address cannot be had.
-        """
-        app = web.Application()
-        app.router.add_get("/metrics", self._show)
-        app.router.add_get("/health", self._say)
-        self._runner = web.AppRunner(app, access_log=None)
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, host, port)
-        await site.start()
-        bound = self._runner.addresses[0]
-        self.address = (bound[0], bound[1])
-        log.info("metrics_served", host=bound[0], port=bound[1])
-
-    async def stop(self) -> None:
-        """Close; does nothing if it was not started."""
-        if self._runner is not None:
-            await self._runner.cleanup()
-
-    async def _show(self, _: web.Request) -> web.Response:
-        return web.Response(
-            body=self._metrics.text(), headers={"Content-Type": CONTENT_TYPE_LATEST}
-        )
-
-    async def _say(self, _: web.Request) -> web.Response:
-        why = self._health()
-        return web.Response(text=(why or "ok") + "\n", status=503 if why else 200)

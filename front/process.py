@@ -15,10 +15,11 @@ from front.dialer import Dialer, DialRules
 from front.keys.local import LocalKey, load
 from front.keys.remote import RemoteKey
 from front.listener import Listener
-from front.metrics import Metrics, MetricsServer
+from front.metrics import Metrics
 from shared.errors import CommandError
 from shared.fabric import subjects
 from shared.fabric.requests import Alive, Load
+from shared.metrics import MetricsServer
 from shared.settings import host_port
 from shared.tasks import Tasks
 
@@ -70,7 +71,7 @@ class FrontProcess:
             socks_for_all=settings.socks_for_all,
         )
         self.dialer = Dialer(self.bridge, key, dial_rules)
-        self.metrics_server = MetricsServer(self.metrics, self.unhealthy)
+        self.metrics_server = MetricsServer(self.metrics.text, self.unhealthy)
         self._tasks = Tasks()
         self._cpu = (time.monotonic(), time.process_time())
 

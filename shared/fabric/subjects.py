@@ -48,6 +48,7 @@ __all__ = [
     "session_subject",
     "shard",
     "shard_inbound",
+    "tapped",
     "verdict",
 ]
 
@@ -180,6 +181,17 @@ def parse_outbound(subject: str) -> Outbound:
         raise FabricError(f"not an outbound subject: {subject[:200]!r}")
     peer = bytes.fromhex(match["peer"])
     return Outbound(match["front"], peer, _parsed_channel(match["channel"]), match["name"])
+
+
+def tapped(
+    peer: bytes | None = None, channel: bytes | None = None, message: str | None = None
+) -> tuple[str, str]:
+    """What a tap hears: sessions' messages, both ways, of all peers and channels or of one."""
+    of_peer = "*" if peer is None else _peer(peer)
+    checked = _channel(channel)
+    of_channel = "*" if checked is None else checked.hex()
+    tail = f"{of_peer}.{of_channel}.{'*' if message is None else _name(message)}"
+    return f"ln.in.*.{tail}", f"ln.out.*.{tail}"
 
 
 # --- requests, heartbeats, gossip ----------------------------------------------------------------

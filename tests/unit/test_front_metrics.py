@@ -1,6 +1,7 @@
 import aiohttp
 
-from front.metrics import Metrics, MetricsServer
+from front.metrics import Metrics
+from shared.metrics import MetricsServer
 
 
 async def get(server: MetricsServer, path: str) -> tuple[int, str]:
@@ -18,7 +19,7 @@ async def test_shows_figures_and_health():
     metrics.peers.set(7)
     metrics.handshakes.labels("failed", "timeout").inc(3)
     why = ["draining"]
-    server = MetricsServer(metrics, lambda: why[0])
+    server = MetricsServer(metrics.text, lambda: why[0])
     await server.start("127.0.0.1", 0)
     try:
         status, text = await get(server, "/metrics")
@@ -34,7 +35,7 @@ async def test_shows_figures_and_health():
 
 
 async def test_stops_also_when_it_never_started():
-    await MetricsServer(Metrics(), lambda: "").stop()
+    await MetricsServer(Metrics().text).stop()
 
 
 def test_two_fronts_in_one_process_count_apart():
