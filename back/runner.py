@@ -68,8 +68,8 @@ class _Item:
     done: "asyncio.Future[Channel] | None" = None
     session: "PeerSession | None" = None
 
-    def refuse(self, error: CommandError) -> None:
-        """Tell whoever waits that nothing came of it."""
+    def refuse(self, error: LightningError) -> None:
+        """Tell whoever waits: a CommandError means that nothing came of it."""
         if self.done is not None and not self.done.done():
             self.done.set_exception(error)
 
@@ -107,7 +107,12 @@ class ChannelRunner:
         self._put(_Item(event, session=session))
 
     def request(self, event: "Event", writes: "Sequence[Write]" = ()) -> "asyncio.Future[Channel]":
-        """Queue a command; the future holds the durable channel after it, or its CommandError."""
+        """Queue a command.
+
+        Returns:
+            A future with the durable channel after it, or CommandError: nothing was done, or
+            LeaseLost: another back owns the channel, and may know better what was done.
+        """
         done: asyncio.Future[Channel] = asyncio.get_running_loop().create_future()
         self._put(_Item(event, writes, done))
         return done
@@ -136,8 +141,11 @@ class ChannelRunner:
                 for batch in _by_connection(self._taken):
                     await self._advance(batch)
                 self._taken = []
-        except LeaseLost:
+        except LeaseLost as error:
             log.warning("channel_given_up", channel=self.channel.channel_id.hex())
+            # The answer to our last commit may be what was lost: no word that nothing was done.
+            for item in self._taken:
+                item.refuse(error)
         except Exception:
             # A bug of ours: this channel stops as it stands in the database, the others go on.
             log.exception("channel_stopped", channel=self.channel.channel_id.hex())

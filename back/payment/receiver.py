@@ -19,6 +19,7 @@ from back.storage.invoices import ReceivedHtlc
 from shared.crypto.failures import encode_failure
 from shared.crypto.sphinx import Peeled
 from shared.errors import BackendError, InvalidOnion
+from shared.tasks import Tasks
 
 if TYPE_CHECKING:
     from back.channel.effects import HtlcReceived
@@ -63,7 +64,7 @@ class Receiver:
         self._height = height
         self._told = told
         self._clock = clock
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
 
     def received(self, runner: "ChannelRunner", effect: "HtlcReceived") -> None:
         """Decide on an HTLC, now or after a look into the database. Never blocks, never raises."""
@@ -91,9 +92,7 @@ class Receiver:
         if known is not None:
             self._settle(runner, htlc, peeled, known)
             return
-        task = asyncio.create_task(self._look_up(runner, htlc, peeled))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks.spawn(self._look_up(runner, htlc, peeled), "look for an invoice")
 
     async def _look_up(self, runner: "ChannelRunner", htlc: "Htlc", peeled: Peeled) -> None:
         while not runner.is_stopped:
@@ -145,6 +144,4 @@ class Receiver:
 
     async def stop(self) -> None:
         """Decide on nothing more; what is undecided comes again at the next start."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.stop()

@@ -14,10 +14,10 @@ import json
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 import structlog
@@ -38,6 +38,7 @@ from back.storage.payments import Attempt, Payment, PaymentState
 from back.storage.tables import NODE_SHARD
 from shared import bolt11
 from shared.errors import BackendError, CommandError, LightningError, MalformedMessage, WriteRefused
+from shared.tasks import Tasks
 
 if TYPE_CHECKING:
     from back.channel.effects import HtlcFailed, HtlcFulfilled, HtlcOffered, OfferRefused
@@ -104,7 +105,7 @@ class Sender:
         self._by_hash: dict[bytes, Sending] = {}
         self._sent: OrderedDict[bytes, UUID] = OrderedDict()
         self._reserved: dict[int, _Reserved] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
         self._is_stopping = False
 
     # --- start and stop ---------------------------------------------------------------------------
@@ -161,9 +162,7 @@ class Sender:
     async def stop(self) -> None:
         """Start nothing more; what is on its way is settled after the next start."""
         self._is_stopping = True
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.stop()
         for sending in self._live.values():
             sending.done.cancel()
 
@@ -311,10 +310,13 @@ class Sender:
         runner.request(offer).add_done_callback(partial(self._posted, sending, part))
 
     def _posted(self, sending: Sending, part: Part, done: "asyncio.Future[Channel]") -> None:
-        """The channel took the request, or stopped before: then no effect will tell."""
-        if done.cancelled() or done.exception() is None:
-            return
-        self._refused(sending, part, str(done.exception()))
+        """The channel took the request, or stopped before: then no effect will tell.
+
+        Where the lease was lost, the HTLC may be in the database: the next owner knows, and another
+        try could pay twice.
+        """
+        if not done.cancelled() and isinstance(error := done.exception(), CommandError):
+            self._refused(sending, part, str(error))
 
     def _reserve(self, part: Part, sign: int) -> None:
         reserved = self._reserved.setdefault(part.key_index, _Reserved())
@@ -432,7 +434,7 @@ class Sender:
 
     def _give_up(self, sending: Sending) -> None:
         """Nothing of it is on its way: make that durable, then say so."""
-        self._spawn(self._store_failure(sending))
+        self._tasks.spawn(self._store_failure(sending), "store a failed payment")
 
     async def _store_failure(self, sending: Sending) -> None:
         row = stored.payment_failed(sending.payment.id, sending.failures, int(self._clock()))
@@ -475,11 +477,6 @@ class Sender:
         if sending is None or number not in sending.parts:
             return None
         return sending, sending.parts[number]
-
-    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
 
 def _future() -> "asyncio.Future[Sending]":

@@ -193,7 +193,8 @@ async def test_after_a_lost_lease_not_a_word_is_said() -> None:
     async with running() as (runner, world):
         world.refuse = lambda _rows: LeaseLost((1,))
         asked = runner.request(ForceClose("the operator wants it"))
-        with pytest.raises(CommandError, match="stopped"):
+        # Not "nothing was done": it may be the commit's answer that was lost.
+        with pytest.raises(LeaseLost):
             await asked
         assert not world.done
         assert world.ended == [runner]
