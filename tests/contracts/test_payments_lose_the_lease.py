@@ -20,9 +20,11 @@ async def test_a_lost_lease_is_no_reason_to_try_another_channel(
     async with pair_of_nodes(tmp_path, channels=2) as pair:
         asked: list[ChannelRunner] = []
 
-        def lost(runner: ChannelRunner, _event: Event, _writes: object = ()) -> object:
+        def lost(
+            runner: ChannelRunner, _event: Event, _writes: tuple[()] = ()
+        ) -> asyncio.Future[Channel]:
             asked.append(runner)
-            done: asyncio.Future[Channel] = asyncio.get_running_loop().create_future()
+            done = asyncio.get_running_loop().create_future()
             done.set_exception(LeaseLost((1,)))
             return done
 
@@ -45,11 +47,11 @@ async def test_a_channel_that_did_nothing_is_a_reason(
 
         def stopped(
             runner: ChannelRunner, event: Event, writes: tuple[()] = ()
-        ) -> "asyncio.Future[Channel]":
+        ) -> asyncio.Future[Channel]:
             asked.append(runner)
             if len(asked) > 1:
                 return really(runner, event, writes)
-            done: asyncio.Future[Channel] = asyncio.get_running_loop().create_future()
+            done = asyncio.get_running_loop().create_future()
             done.set_exception(CommandError("the channel is stopped"))
             return done
 
