@@ -43,9 +43,10 @@ def _listen(host: str, port: int) -> socket.socket:
         listening.bind(address)
         listening.listen(BACKLOG)
         listening.setblocking(False)
-    except OSError:
+    except OSError as error:
         listening.close()
-        raise
+        words = f"cannot listen on {host}:{port}: {error.strerror}"
+        raise OSError(error.errno, words) from None
     return listening
 
 

@@ -27,6 +27,7 @@ __all__ = [
     "leave",
     "lock_epoch",
     "read_rows",
+    "refuse_foreign",
     "take",
     "this_process",
 ]
@@ -197,8 +198,7 @@ def _lock_claims(connection: Connection) -> None:
 
 
 def _claim_node(connection: Connection, claimant: Claimant, unix_s: int) -> None:
-    row = connection.execute(select(node.c.node_id, node.c.chain)).one_or_none()
-    if row is None:
+    if not refuse_foreign(connection, claimant):
         connection.execute(
             node.insert().values(
                 id=1,
@@ -207,12 +207,28 @@ def _claim_node(connection: Connection, claimant: Claimant, unix_s: int) -> None
                 created_at=unix_s,
             )
         )
-    elif row.chain != claimant.chain:
+
+
+def refuse_foreign(connection: Connection, claimant: Claimant) -> bool:
+    """See whose the database is; whether it is anybody's yet.
+
+    Whoever waits for the lease asks first: the owner of another node's must not be disturbed.
+
+    Raises:
+        DatabaseRefused: it belongs to another node or network.
+    """
+    if not inspect(connection).has_table(node.name):
+        return False
+    row = connection.execute(select(node.c.node_id, node.c.chain)).one_or_none()
+    if row is None:
+        return False
+    if row.chain != claimant.chain:
         raise DatabaseRefused(f"this database is of {row.chain}, not of {claimant.chain}")
-    elif row.node_id != claimant.node_id:
+    if row.node_id != claimant.node_id:
         raise DatabaseRefused(
             f"this database is of node {row.node_id.hex()}, our seed is of {claimant.node_id.hex()}"
         )
+    return True
 
 
 def _lock_rows(connection: Connection, shards: Sequence[int]) -> dict[int, LeaseRow]:

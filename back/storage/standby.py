@@ -20,7 +20,15 @@ from pathlib import Path
 import structlog
 
 from back.storage.database import Database
-from back.storage.lease import Claimant, Lease, LeaseHeld, LeaseRow, read_rows, take
+from back.storage.lease import (
+    Claimant,
+    Lease,
+    LeaseHeld,
+    LeaseRow,
+    read_rows,
+    refuse_foreign,
+    take,
+)
 from shared.errors import StorageUnavailable
 
 __all__ = ["POLL_S", "UNCHANGED_POLLS", "OwnerLock", "Verdict", "Vigil", "acquire"]
@@ -125,6 +133,7 @@ class _Standby:
         """Look once; the lease if it is ours now. Runs in a thread."""
         try:
             with self.database.snapshot() as connection:
+                refuse_foreign(connection, self.claimant)
                 rows = read_rows(connection, self.shards)
         except StorageUnavailable as error:
             log.warning("lease_poll_failed", error=str(error))
@@ -143,7 +152,7 @@ class _Standby:
         verdict = self.vigil.observe(rows, is_dead=all(self._is_dead(row) for row in owners))
         if verdict is Verdict.WAIT:
             return None
-        if verdict is Verdict.OVERDUE and self.database.is_sqlite and not self._kill(owners):
+        if verdict is Verdict.OVERDUE and self._may_be_frozen() and not self._kill(owners):
             return None
         if owners and not self.database.is_sqlite:
             self._end_sessions()
@@ -151,6 +160,19 @@ class _Standby:
             return None
         unix_s = int(self.unix_s())
         return take(self.database, self.claimant, self.shards, unix_s, rows)
+
+    def _may_be_frozen(self) -> bool:
+        """Whether an overdue owner can stand in our way: on SQLite, if it has the file's lock.
+
+        Where the lock is free the rows are of another file that this one was copied from. Its owner
+        is well, and must not be killed.
+        """
+        if not self.database.is_sqlite:
+            return False
+        if self.lock is None or not self.lock.acquire():
+            return True
+        log.warning("lease_of_a_copy", why="nobody holds the lock of this database")
+        return False
 
     def _outwaited(self) -> bool:
         """The owner is gone but its file lock is not: one that leaves, or a dead one's child.

@@ -230,6 +230,7 @@ class HostilePeer:
     Attributes:
         wire: its present connection.
         engine: its channel's honest side, once one is being opened.
+        known_height: of the chain, to be used instead of asking bitcoind.
         heard: every message of Squall on every connection, in order.
         said: every message of ours, in order.
         allowance: how many messages more may be ``said`` or ``heard`` before it strikes.
@@ -255,6 +256,7 @@ class HostilePeer:
         self.features = features
         self.wire: LightningPeer | None = None
         self.engine: Engine | None = None
+        self.known_height = 0
         self.heard: list[Message] = []
         self.said: list[Message] = []
         self.allowance: dict[str, int] = {}
@@ -492,8 +494,8 @@ class HostilePeer:
     # --- opening ----------------------------------------------------------------------------------
 
     async def height(self) -> int:
-        """Of the chain."""
-        return await self.bitcoind.height()
+        """Of the chain, also while bitcoind is away."""
+        return self.known_height or await self.bitcoind.height()
 
     async def propose(
         self,
@@ -593,10 +595,15 @@ class HostilePeer:
 
     async def accept_channel(self, **options: object) -> None:
         """Have Squall open a channel to us, honestly, until both may use it."""
-        opening_ = asyncio.create_task(self.ask_to_open(**options))
-        await self.say(self.receive_proposal(await self.hear(OpenChannel)))
+        asked = asyncio.create_task(self.ask_to_open(**options))
+        proposal = asyncio.create_task(self.hear(OpenChannel))
+        await asyncio.wait({asked, proposal}, return_when=asyncio.FIRST_COMPLETED)
+        if not proposal.done():
+            proposal.cancel()
+            await asked
+        await self.say(self.receive_proposal(await proposal))
         await self.say(*self.answer(await self.hear(FundingCreated)))
-        await opening_
+        await asked
         await self.say(await self.confirm())
         await self.talk_until(lambda: self.core.channel.phase is Phase.NORMAL)
         await self.becomes("NORMAL")
