@@ -21,6 +21,7 @@ __all__ = [
     "ECDH",
     "ECDH_GROUP",
     "GRAPH_SELF",
+    "GRAPH_TIP",
     "HELLO",
     "SHARDS",
     "Inbound",
@@ -63,6 +64,8 @@ ECDH = "ln.key.ecdh"
 ECDH_GROUP = "key"
 GRAPH_SELF = "ln.graph.self"
 """Back to fronts, last value: who we are."""
+GRAPH_TIP = "ln.graph.tip"
+"""Routing table: up to which block it is worked through."""
 HELLO = "ln.hello.*"
 """What a front subscribes to hear every owner."""
 ALIVE = "ln.alive.*"

@@ -1,0 +1,138 @@
+"""What one subject of the stream GRAPH holds, and how it is written there. Pure.
+
+A value is a small header and the raw announcement; an empty one says that it is gone. A header
+starts with its version, 1. A channel's goes on with what its announcement does not say: capacity,
+the height of the block where its output was spent, and the funding txid.
+
+Raises:
+    FabricError: from `parse_change`: not what this program would have written.
+"""
+
+from enum import StrEnum
+from struct import Struct
+from typing import NamedTuple
+
+from shared.errors import FabricError, MalformedMessage
+from shared.fabric import subjects
+from shared.gossip.view import channel_view, direction_of, node_view, update_view
+
+__all__ = ["Change", "ChannelRecord", "Kind", "change_payload", "change_subject", "parse_change"]
+
+_VERSION = 1
+_PLAIN = bytes([_VERSION])
+_HEADER = Struct(">BQI32s")
+_PREFIX = "ln.graph."
+
+
+class Kind(StrEnum):
+    """The three kinds of announcements, by the token of their subjects."""
+
+    CHANNEL = "channel"
+    UPDATE = "update"
+    NODE = "node"
+
+
+class ChannelRecord(NamedTuple):
+    """A channel of the table.
+
+    Attributes:
+        raw: its `channel_announcement`.
+        capacity_sat: of the funding output.
+        spent_height: of the block that spent it (or took it out); 0 while it is unspent.
+        funding_txid: internal byte order.
+    """
+
+    raw: bytes
+    capacity_sat: int
+    spent_height: int
+    funding_txid: bytes
+
+
+class Change(NamedTuple):
+    """A new value of one subject.
+
+    Attributes:
+        key: of a channel its short_channel_id, of an update `shared.gossip.view.update_key`, of a
+            node its 33-byte id.
+        value: a record, a raw announcement, or None: it is gone.
+    """
+
+    kind: Kind
+    key: int | bytes
+    value: ChannelRecord | bytes | None
+
+
+def change_subject(change: Change) -> str:
+    """Return the subject that holds it."""
+    kind, key, _ = change
+    if isinstance(key, bytes):
+        return subjects.graph_node(key)
+    if kind is Kind.CHANNEL:
+        return subjects.graph_channel(key)
+    return subjects.graph_update(key >> 1, key & 1)
+
+
+def change_payload(change: Change) -> bytes:
+    """Return what is published there."""
+    value = change.value
+    if value is None:
+        return b""
+    if isinstance(value, ChannelRecord):
+        raw, capacity_sat, spent_height, funding_txid = value
+        return _HEADER.pack(_VERSION, capacity_sat, spent_height, funding_txid) + raw
+    return _PLAIN + value
+
+
+def parse_change(subject: str, payload: bytes) -> Change:
+    """Read a message of the stream, refusing an announcement that is not of its subject."""
+    if not subject.startswith(_PREFIX):
+        raise _refused(subject)
+    kind, _, token = subject[len(_PREFIX) :].partition(".")
+    try:
+        if kind == "update":
+            return _update(token, payload)
+        return _channel(token, payload) if kind == "channel" else _node(kind, token, payload)
+    except (ValueError, MalformedMessage) as error:
+        raise _refused(subject) from error
+
+
+def _channel(token: str, payload: bytes) -> Change:
+    scid = int(token)
+    if not payload:
+        return Change(Kind.CHANNEL, scid, None)
+    if len(payload) < _HEADER.size:
+        raise ValueError("too short")
+    version, capacity_sat, spent_height, funding_txid = _HEADER.unpack_from(payload)
+    raw = payload[_HEADER.size :]
+    if version != _VERSION or channel_view(raw).short_channel_id != scid:
+        raise ValueError("not of this subject")
+    record = ChannelRecord(raw, capacity_sat, spent_height, funding_txid)
+    return Change(Kind.CHANNEL, scid, record)
+
+
+def _update(token: str, payload: bytes) -> Change:
+    scid, _, direction = token.partition(".")
+    key = int(scid) << 1 | int(direction)
+    if not payload:
+        return Change(Kind.UPDATE, key, None)
+    raw = payload[1:]
+    update_view(raw)
+    if payload[0] != _VERSION or direction_of(raw) != (int(scid), int(direction)):
+        raise ValueError("not of this subject")
+    return Change(Kind.UPDATE, key, raw)
+
+
+def _node(kind: str, token: str, payload: bytes) -> Change:
+    key = bytes.fromhex(token)
+    if kind != "node" or len(key) != 33:
+        raise ValueError("no such subject")
+    if not payload:
+        return Change(Kind.NODE, key, None)
+    raw = payload[1:]
+    if payload[0] != _VERSION or node_view(raw).node_id != key:
+        raise ValueError("not of this subject")
+    return Change(Kind.NODE, key, raw)
+
+
+def _refused(subject: str) -> FabricError:
+    return FabricError(f"not a value of the routing table: {subject[:120]!r}")
