@@ -31,7 +31,8 @@ class BackSettings(FabricSettings):
     color: Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")] = "#1f4e79"
     """The node's color for others."""
     public_addresses: TextList = ()
-    """Where peers reach the fronts, ``host:port``: shown by `getinfo`."""
+    """Where peers reach the fronts, ``host:port`` (IPv4, IPv6, Tor v3 or a name): announced to the
+    network once a public channel is, and shown by `getinfo`."""
     data_dir: Path = Path("data")
     """Folder of the seed, and of the database where no other is named."""
     database_url: str = ""
@@ -64,6 +65,19 @@ class BackSettings(FabricSettings):
     """``tcp://…`` of bitcoind's ``zmqpubrawtx``; empty: poll."""
     bitcoind_poll_s: Annotated[float, Field(gt=0)] = 5.0
     """How often to ask bitcoind for its tip where ZMQ says nothing."""
+
+    graph_trust_fronts: bool = False
+    """Believe that fronts have checked the signatures of gossip: saves the back their cost, but a
+    stolen front could rewrite the routing table."""
+
+    fee_base_msat: Annotated[int, Field(ge=0, lt=1 << 32)] = 1_000
+    """What we announce to take for every HTLC that we forward."""
+    fee_proportional_millionths: Annotated[int, Field(ge=0, lt=1 << 32)] = 200
+    """What we announce to take of the amount besides, in millionths."""
+    cltv_expiry_delta: Annotated[int, Field(ge=18, le=2016)] = 144
+    """Blocks between the expiries of the two HTLCs that we forward."""
+    disable_after_s: Annotated[float, Field(gt=0)] = 600.0
+    """How long a peer may be away until its channels are announced as disabled."""
 
     minimum_depth: Annotated[int, Field(ge=1, le=144)] = 6
     """Confirmations of a funding transaction that a peer opens to us."""
