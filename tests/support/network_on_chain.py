@@ -14,7 +14,6 @@ from typing import Any
 
 from support.network import Network, Shape, generate
 
-from back.chain.block import txid
 from back.chain.regtest import Regtest
 
 __all__ = ["DEPTH", "funding_output", "on_chain"]
