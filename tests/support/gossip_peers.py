@@ -30,6 +30,7 @@ from shared.gossip.view import node_timestamp, update_timestamp
 from shared.wire import (
     GossipTimestampFilter,
     Message,
+    Ping,
     QueryChannelRange,
     QueryShortChannelIds,
     ReplyChannelRange,
@@ -55,6 +56,7 @@ __all__ = [
     "checksum",
     "feeding",
     "observing",
+    "send_at_rate",
     "serving",
     "spoiled",
 ]
@@ -63,6 +65,7 @@ ALL_TIME = 0xFFFFFFFF
 GOSSIP_FEATURES = FEATURES.union(FeatureSet.of(optional=[Feature.gossip_queries_ex]))
 _ANNOUNCEMENTS = frozenset({256, 257, 258})
 _PING = 18
+_PONG = b"\0\x13"
 _REPLY_CHANNELS = 2_000
 """Channels of one reply, with timestamps and checksums: 48 kB."""
 _ASKED_CHANNELS = 1_000
@@ -113,8 +116,16 @@ class GossipPeer(LightningPeer):
                 size = int.from_bytes(raw[2:4], "big")
                 if self.auto_pong and size < 65532:
                     # without drain: who reads must not wait for the other side to read
-                    pong = b"\0\x13" + size.to_bytes(2, "big") + bytes(size)
+                    pong = _PONG + size.to_bytes(2, "big") + bytes(size)
                     self._writer.write(self.seal(pong))
+
+    async def ping_s(self, timeout_s: float = TIMEOUT_S) -> float:
+        """Return how long a pong takes; what comes before it is dropped."""
+        began = time.perf_counter()
+        await self.send(Ping(num_pong_bytes=1, ignored=b""))
+        while (await self.receive_raw(timeout_s))[:2] != _PONG:
+            pass
+        return time.perf_counter() - began
 
     async def _read_raw(self) -> bytes:
         try:
@@ -195,17 +206,8 @@ class Feeder:
         Raises:
             PeerClosed: the other side ended the connection.
         """
-        sent = 0
-        began = time.monotonic()
-        for batch in _batches(self.network.messages() if messages is None else messages):
-            try:
-                await self.peer.send_bytes(*batch)
-            except OSError:
-                raise PeerClosed(self.peer.seen) from None
-            sent += len(batch)
-            if per_s is not None:
-                await asyncio.sleep(began + sent / per_s - time.monotonic())
-        return sent
+        chosen = self.network.messages() if messages is None else messages
+        return await send_at_rate(self.peer, chosen, per_s)
 
     async def _answer(self, message: Message | None) -> None:
         match message:
@@ -301,6 +303,27 @@ class Feeder:
                     await self.peer.send_bytes(*new)
         end = ReplyShortChannelIdsEnd(chain_hash=query.chain_hash, full_information=1)
         await self.peer.send(end)
+
+
+async def send_at_rate(
+    peer: LightningPeer, messages: Iterable[bytes], per_s: float | None = None
+) -> int:
+    """Send as fast as they are read, or at a rate; returns how many.
+
+    Raises:
+        PeerClosed: the other side ended the connection.
+    """
+    sent = 0
+    began = time.monotonic()
+    for batch in _batches(messages):
+        try:
+            await peer.send_bytes(*batch)
+        except OSError:
+            raise PeerClosed(peer.seen) from None
+        sent += len(batch)
+        if per_s is not None:
+            await asyncio.sleep(began + sent / per_s - time.monotonic())
+    return sent
 
 
 def spoiled(raw: bytes, number: int) -> bytes:
@@ -474,7 +497,28 @@ class Observer:
         if int.from_bytes(raw[:2], "big") in _ANNOUNCEMENTS:
             self.told.add(raw)
             return None
-        return decode(raw)
+        message = decode(raw)
+        await self._know_nothing(message)
+        return message
+
+    async def _know_nothing(self, question: Message | None) -> None:
+        """Answer a query as a node does that has no table."""
+        match question:
+            case QueryChannelRange():
+                reply = ReplyChannelRange(
+                    chain_hash=question.chain_hash,
+                    first_blocknum=question.first_blocknum,
+                    number_of_blocks=question.number_of_blocks,
+                    sync_complete=1,
+                    encoded_short_ids=encode_short_ids([]),
+                )
+                await self.peer.send(reply)
+            case QueryShortChannelIds():
+                chain_hash = question.chain_hash
+                end = ReplyShortChannelIdsEnd(chain_hash=chain_hash, full_information=0)
+                await self.peer.send(end)
+            case _:
+                pass
 
     async def _expect(self, kind, timeout_s: float):
         """Return the next message of a kind; announcements and queries may come before it."""
