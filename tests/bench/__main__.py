@@ -1,6 +1,6 @@
 """``make bench``: prints a table, and writes the figures to bench.json.
 
-``python -m tests.bench payments`` runs one part: raw, sessions, peers or payments.
+``python -m tests.bench payments`` runs one part: raw, sessions, peers, payments or gossip.
 """
 
 import json
@@ -12,12 +12,14 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.bench import parts
+from tests.bench.gossip import gossip
 from tests.bench.setting import ROOT
 
 RAW_LIMIT = {
     "handshakes_per_s": "ecdh_per_s",
     "fabric_rtt_p50_ms": "nats_rtt_p50_ms",
     "direct_payments_per_s": "commits_per_s",
+    "gossip_signatures_per_s_per_core": "raw_signatures_per_s_per_core",
 }
 """Beside which raw figure of the same run each stands."""
 GOALS = {
@@ -25,6 +27,10 @@ GOALS = {
     "fabric_rtt_p50_ms": "1",
     "direct_payments_per_s": "100, then 150",
     "front_kb_per_idle_peer": "40",
+    "gossip_signatures_per_s_per_core": "70 % of raw",
+    "table_load_s": "5",
+    "table_mb": "150",
+    "back_cpu_share_of_ingest": "0.3",
 }
 
 
@@ -39,6 +45,8 @@ async def run(wanted: list[str]) -> dict[str, float]:
         figures |= await parts.peers()
     if not wanted or "payments" in wanted:
         figures |= await parts.payments()
+    if not wanted or "gossip" in wanted:
+        figures |= await gossip()
     return {name: round(value, 3) for name, value in figures.items()}
 
 

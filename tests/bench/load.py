@@ -9,7 +9,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from support.gossip_peers import feeding
 from support.lightning_peer import LightningPeer
+from support.network import Shape, generate
 
 from shared.wire import ChannelReestablish, Error
 
@@ -77,7 +79,25 @@ async def idle(node_id: str, port: int, count: int) -> dict[str, float]:
     return {}
 
 
-KINDS: dict[str, Any] = {"handshakes": handshakes, "round_trips": round_trips, "idle": idle}
+async def feed(
+    node_id: str, port: int, channels: int, nodes: int, newest: int, first_block: int
+) -> dict[str, float]:
+    """Tell a synthetic network, answer queries about it, and stay until stdin ends."""
+    network = generate(Shape(channels, nodes), newest, first_block=first_block)
+    async with feeding(bytes.fromhex(node_id), port, network) as feeder:
+        began = time.perf_counter()
+        await feeder.feed()
+        seconds = time.perf_counter() - began
+        await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+    return {"told_in_s": seconds}
+
+
+KINDS: dict[str, Any] = {
+    "feed": feed,
+    "handshakes": handshakes,
+    "idle": idle,
+    "round_trips": round_trips,
+}
 
 if __name__ == "__main__":
     print(json.dumps(asyncio.run(KINDS[sys.argv[1]](**json.loads(sys.argv[2])))), flush=True)
