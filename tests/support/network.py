@@ -36,10 +36,10 @@ from shared.gossip.view import channel_view, direction_of, node_view, update_key
 __all__ = ["FULL", "Network", "Shape", "generate", "recently"]
 
 _FORMAT = 1
-_KEPT_FILES = 6
+_KEPT_FILES = 12
 _JOB = 500
 _POOL_FROM = 400
-"""Channels from which worker processes are worth their start."""
+"""Channels from which worker processes are worth their start, and the cache its space."""
 _MOST_OUTPUTS = 2_000
 """Of one funding transaction: 43 vbytes each, standard up to 100,000."""
 _DAY_S = 86_400
@@ -209,13 +209,13 @@ def generate(
         newest: unix time of the newest announcement; see `recently`.
         first_block: where the funding transactions begin.
         chain_hash: of its chain.
-        cached: read and write the cache.
+        cached: read and write the cache, unless the network is small.
     """
     if not 2 <= shape.nodes <= shape.channels + 1:
         raise ValueError(f"{shape.nodes} nodes cannot share {shape.channels} channels")
     key = json.dumps([_FORMAT, asdict(shape), newest, first_block, chain_hash.hex()])
     file = cache_folder() / "network" / f"{sha256(key.encode()).hexdigest()[:20]}.bin"
-    if not cached:
+    if not cached or shape.channels < _POOL_FROM:
         return _read(shape, _generate(shape, newest, first_block, chain_hash))
     with locked(file.parent):
         if file.exists():

@@ -13,16 +13,22 @@ from collections.abc import Sequence
 from typing import Any
 
 from support.network import Network, Shape, generate
+from support.network_signing import funding_privates
 
 from back.chain.regtest import Regtest
+from back.transactions.scripts import funding_script
+from back.transactions.transaction import Input, Output, legacy_bytes, segwit_digest
+from back.transactions.witness import signed_funding_spend
+from shared.chain import Outpoint
+from shared.crypto.signature import public_key, sign_compact
 
-__all__ = ["DEPTH", "funding_output", "on_chain"]
+__all__ = ["DEPTH", "close_channel", "funding_outpoint", "funding_output", "on_chain"]
 
 DEPTH = 6
 """Confirmations of the last funding transaction (BOLT 7)."""
 _FEE_SAT_PER_OUTPUT = 100
 _FEE_SAT = 1_000
-_SEQUENCE = b"\xff\xff\xff\xff"
+_FINAL = 0xFFFFFFFF
 
 
 async def on_chain(bitcoind: Regtest, shape: Shape, newest: int) -> Network:
@@ -79,27 +85,36 @@ async def _split(bitcoind: Regtest, amounts_sat: Sequence[int]) -> list[tuple[st
 async def _signed(
     bitcoind: Regtest, source_txid: str, source_output: int, group: Sequence[tuple[int, bytes]]
 ) -> str:
-    outputs = b"".join(
-        sat.to_bytes(8, "little") + bytes((len(script),)) + script for sat, script in group
-    )
-    unsigned = b"".join(
-        (
-            (2).to_bytes(4, "little"),
-            b"\1",
-            bytes.fromhex(source_txid)[::-1],
-            source_output.to_bytes(4, "little"),
-            b"\0",
-            _SEQUENCE,
-            b"\xfd" + len(group).to_bytes(2, "little")
-            if len(group) > 252
-            else bytes((len(group),)),
-            outputs,
-            bytes(4),
-        )
-    )
+    source = Input(Outpoint(bytes.fromhex(source_txid)[::-1], source_output), _FINAL)
+    unsigned = legacy_bytes((source,), tuple(Output(*output) for output in group), 0)
     done = await bitcoind.wallet_call("signrawtransactionwithwallet", unsigned.hex())
     assert done["complete"], done
     return str(done["hex"])
+
+
+async def close_channel(bitcoind: Regtest, network: Network, scid: int) -> str:
+    """Spend a channel's funding output to the miner, as its nodes would; returns the txid, unmined.
+
+    Args:
+        bitcoind: where it is open.
+        network: as made, not a part of it.
+        scid: of the channel.
+    """
+    seed, number = network.shape.seed, list(network.channels).index(scid)
+    privates = funding_privates(seed, number)
+    publics = [public_key(private) for private in privates]
+    outpoint = await funding_outpoint(bitcoind, scid)
+    source, capacity = Input(outpoint, _FINAL), network.capacities_sat[scid]
+    address = await bitcoind.wallet_call("getnewaddress", "", "bech32")
+    script = (await bitcoind.call("validateaddress", address))["scriptPubKey"]
+    outputs = (Output(capacity - _FEE_SAT, bytes.fromhex(script)),)
+    digest = segwit_digest(source, funding_script(*publics), capacity, outputs, 0)
+    one, other = (
+        (public, sign_compact(private, digest))
+        for public, private in zip(publics, privates, strict=True)
+    )
+    signed = signed_funding_spend(legacy_bytes((source,), outputs, 0), one, other)
+    return str(await bitcoind.call("sendrawtransaction", signed.hex()))
 
 
 async def _check(bitcoind: Regtest, network: Network) -> None:
@@ -115,6 +130,12 @@ async def _check(bitcoind: Regtest, network: Network) -> None:
 
 async def funding_output(bitcoind: Regtest, scid: int) -> dict[str, Any]:
     """What `gettxout` says of a place."""
+    outpoint = await funding_outpoint(bitcoind, scid)
+    return dict(await bitcoind.call("gettxout", outpoint.rpc_txid, outpoint.index))
+
+
+async def funding_outpoint(bitcoind: Regtest, scid: int) -> Outpoint:
+    """The output at a place."""
     block = await bitcoind.call("getblock", await bitcoind.call("getblockhash", scid >> 40))
     name = block["tx"][scid >> 16 & 0xFFFFFF]
-    return await bitcoind.call("gettxout", name, scid & 0xFFFF)
+    return Outpoint(bytes.fromhex(name)[::-1], scid & 0xFFFF)

@@ -12,7 +12,15 @@ from typing import NamedTuple
 
 import coincurve
 
-__all__ = ["ChannelJob", "NodeJob", "node_id", "seeded", "sign_channels", "sign_nodes"]
+__all__ = [
+    "ChannelJob",
+    "NodeJob",
+    "funding_privates",
+    "node_id",
+    "seeded",
+    "sign_channels",
+    "sign_nodes",
+]
 
 _SCID = Struct(">Q")
 _UPDATE = Struct(">32sQIBBHQIIQ")
@@ -85,6 +93,12 @@ def node_id(seed: int, number: int) -> bytes:
     return _node(seed, number)[1]
 
 
+def funding_privates(seed: int, number: int) -> tuple[bytes, bytes]:
+    """Return the private keys of both bitcoin keys of a channel's number."""
+    one, other = (sha256(f"squall {seed} funding {number} {n}".encode()).digest() for n in (1, 2))
+    return one, other
+
+
 def sign_channels(job: ChannelJob) -> list[tuple[bytes, bytes, bytes]]:
     """Return announcement and both updates of each channel."""
     chance = seeded(f"{job.seed} channels {job.first}")
@@ -104,10 +118,7 @@ def _channel(
     other: int,
 ) -> tuple[bytes, bytes, bytes]:
     ends = sorted((_node(job.seed, n) for n in (one, other)), key=lambda end: end[1])
-    bitcoin = [
-        coincurve.PrivateKey(sha256(f"squall {job.seed} funding {number} {n}".encode()).digest())
-        for n in (1, 2)
-    ]
+    bitcoin = [coincurve.PrivateKey(key) for key in funding_privates(job.seed, number)]
     features = chance.choice(_CHANNEL_FEATURES)
     body = b"".join(
         (

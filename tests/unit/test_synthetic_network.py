@@ -102,10 +102,13 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(network):
     assert not set(generate(other, NEWEST, cached=False).nodes) & set(network.nodes)
 
 
-def test_the_cache_gives_back_what_was_made(network):
+def test_the_cache_gives_back_what_was_made(monkeypatch, tmp_path):
+    monkeypatch.setattr("support.network.cache_folder", lambda: tmp_path)
+    shape = Shape(channels=400, nodes=150)
+    made = generate(shape, NEWEST, cached=False)
     for _ in range(2):
-        cached = generate(SHAPE, NEWEST, first_block=111)
-        assert list(cached.changes()) == list(network.changes())
+        assert list(generate(shape, NEWEST).changes()) == list(made.changes())
+    assert len(list((tmp_path / "network").glob("*.bin"))) == 1
 
 
 def test_a_part_is_closed_in_itself(network):
