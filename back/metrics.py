@@ -82,7 +82,7 @@ class Metrics:
         """Set the gauges that are counted when they are asked for."""
         self.sessions.set(len(node.switchboard.sessions))
         self.peers.set(sum(peer.is_connected for peer in node.peers.known.values()))
-        self.fronts.set(len(node.fronts))
+        self.fronts.set(len(node.fronts.known))
         self.handshakes.set(node.handshakes.answered)
         self.resends.set(node.switchboard.resent)
         self.alarms.set(node.channels.alarms)

@@ -19,6 +19,7 @@ from back.chain.bitcoind import ChainSettings
 from back.chain.events import BlockConnected, BlockDisconnected, BlockRef, ChainEvent
 from back.chain.service import BitcoindChain
 from back.channels import Channels
+from back.fronts import Fronts
 from back.handshakes import HandshakeService
 from back.metrics import Metrics
 from back.payment.service import Payments
@@ -68,8 +69,6 @@ INIT_FEATURES = FeatureSet.of(
 )
 """What our `init` offers: each bit has its behaviour (BOLT 9)."""
 
-FRONT_SILENT_S = 2.5
-"""A front without a heartbeat for so long is dead; its peers are reached through others."""
 WATCH_EVERY_S = 0.5
 ADMIT_PATIENCE_S = 3.0
 """How long a peer waits for the commit that lets it in; its front asks again."""
@@ -95,14 +94,6 @@ class StoredBlocks:
 
 
 @dataclass(slots=True)
-class Front:
-    """A front as its heartbeats show it."""
-
-    alive: Alive
-    heard_at: float
-
-
-@dataclass(slots=True)
 class Node:
     """A running back: the switchboard's attendant and the peers' steward."""
 
@@ -117,9 +108,7 @@ class Node:
     channels: Channels = field(init=False)
     payments: Payments = field(init=False)
     handshakes: HandshakeService = field(init=False)
-    fronts: dict[str, Front] = field(default_factory=dict)
-    unheard: dict[str, float] = field(default_factory=dict)
-    """Fronts that have sessions here and no heartbeat yet, since when."""
+    fronts: Fronts = field(default_factory=Fronts)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     failure: Exception | None = None
     _api: ApiServer | None = None
@@ -336,9 +325,8 @@ class Node:
 
     def front_alive(self, alive: Alive) -> None:
         """Note a front's heartbeat."""
-        if alive.front not in self.fronts:
+        if self.fronts.heard(alive, time.monotonic()):
             log.info("front_heard", front=alive.front, listen=alive.listen)
-        self.fronts[alive.front] = Front(alive, time.monotonic())
 
     async def _watch(self) -> None:
         """End what cannot go on: sessions of killed fronts, or that wait for the database."""
@@ -355,31 +343,19 @@ class Node:
             self._watch_fronts(now, stalled_s)
 
     def _watch_fronts(self, now: float, stalled_s: float) -> None:
-        """A killed front cannot say goodbye.
+        """End the sessions of fronts that are dead.
 
         Args:
             now: monotonic seconds.
             stalled_s: since the last look the broker or this process stood still for so long.
         """
         if stalled_s > WATCH_EVERY_S:
-            for front in self.fronts.values():
-                front.heard_at = min(now, front.heard_at + stalled_s)
-            self.unheard = {n: min(now, at + stalled_s) for n, at in self.unheard.items()}
-        names = {session.front for session in self.switchboard.sessions.values()}
-        unheard = names - self.fronts.keys()
-        if not self.fabric.connected:
-            for front in self.fronts.values():
-                front.heard_at = now
-            self.unheard = dict.fromkeys(unheard, now)
-            return
-        self.unheard = {name: self.unheard.get(name, now) for name in unheard}
-        heard = {name: front.heard_at for name, front in self.fronts.items()} | self.unheard
-        for name, heard_at in heard.items():
-            if now - heard_at > FRONT_SILENT_S:
-                log.warning("front_silent", front=name)
-                self.fronts.pop(name, None)
-                self.switchboard.front_gone(name)
-                self.peers.front_gone(name)
+            self.fronts.excuse(now, stalled_s)
+        carriers = {session.front for session in self.switchboard.sessions.values()}
+        for name in self.fronts.silent(now, carriers, is_connected=self.fabric.connected):
+            log.warning("front_silent", front=name)
+            self.switchboard.front_gone(name)
+            self.peers.front_gone(name)
 
     def commit_no(self, shard: int) -> int:
         """The lease's counter."""
