@@ -90,9 +90,11 @@ async def complete(
         while True:
             known = await observer.ask_range(timeout_s=within_s)
             updates = sum(bool(stamp) for times in known.values() if times for stamp in times[:2])
-            wanted = len(network.channels), len(network.updates)
-            said = f"{len(known)} channels, {updates} updates in {front.name}, wanted {wanted}"
-            if (len(known), updates) >= wanted:
+            said = (
+                f"{len(known)} of {len(network.channels)} channels and {updates}"
+                f" of {len(network.updates)} updates in {front.name}"
+            )
+            if len(known) >= len(network.channels) and updates >= len(network.updates):
                 told = await table_of(node, front, timeout_s=within_s)
                 said = differences(network, told)
                 if not said:
