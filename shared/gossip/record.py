@@ -1,8 +1,10 @@
 """What one subject of the stream GRAPH holds, and how it is written there. Pure.
 
-A value is a small header and the raw announcement; an empty one says that it is gone. A header
-starts with its version, 1. A channel's goes on with what its announcement does not say: capacity,
-the height of the block where its output was spent, and the funding txid.
+A value is a small header and the raw announcement. A header starts with its version, 1. A channel's
+goes on with what its announcement does not say: capacity, the height of the block where its output
+was spent, and the funding txid. That something is gone is a mark with the subject's own name. An
+empty value says nothing, for whoever may ask the broker anything can have its answer, or a copy of
+another value, sent to a subject of the stream: every value is of its subject alone.
 
 Raises:
     FabricError: from `parse_change`: not what this program would have written.
@@ -16,12 +18,23 @@ from shared.errors import FabricError, MalformedMessage
 from shared.fabric import subjects
 from shared.gossip.view import channel_view, direction_of, node_view, update_view
 
-__all__ = ["Change", "ChannelRecord", "Kind", "change_payload", "change_subject", "parse_change"]
+__all__ = [
+    "GONE",
+    "Change",
+    "ChannelRecord",
+    "Kind",
+    "change_payload",
+    "change_subject",
+    "parse_change",
+]
 
 _VERSION = 1
 _PLAIN = bytes([_VERSION])
 _HEADER = Struct(">BQI32s")
 _PREFIX = "ln.graph."
+
+GONE = b"\x01gone "
+"""What the value of something that is gone starts with; its subject follows."""
 
 
 class Kind(StrEnum):
@@ -76,7 +89,7 @@ def change_payload(change: Change) -> bytes:
     """Return what is published there."""
     value = change.value
     if value is None:
-        return b""
+        return GONE + change_subject(change).encode()
     if isinstance(value, ChannelRecord):
         raw, capacity_sat, spent_height, funding_txid = value
         return _HEADER.pack(_VERSION, capacity_sat, spent_height, funding_txid) + raw
@@ -97,8 +110,8 @@ def parse_change(subject: str, payload: bytes) -> Change:
 
 
 def _channel(token: str, payload: bytes) -> Change:
-    scid = int(token)
-    if not payload:
+    scid = _number(token)
+    if _is_gone(payload, "channel", token):
         return Change(Kind.CHANNEL, scid, None)
     if len(payload) < _HEADER.size:
         raise ValueError("too short")
@@ -112,26 +125,40 @@ def _channel(token: str, payload: bytes) -> Change:
 
 def _update(token: str, payload: bytes) -> Change:
     scid, _, direction = token.partition(".")
-    key = int(scid) << 1 | int(direction)
-    if not payload:
+    if direction not in {"0", "1"}:
+        raise ValueError("no such direction")
+    key = _number(scid) << 1 | int(direction)
+    if _is_gone(payload, "update", token):
         return Change(Kind.UPDATE, key, None)
     raw = payload[1:]
     update_view(raw)
-    if payload[0] != _VERSION or direction_of(raw) != (int(scid), int(direction)):
+    if payload[0] != _VERSION or direction_of(raw) != (key >> 1, key & 1):
         raise ValueError("not of this subject")
     return Change(Kind.UPDATE, key, raw)
 
 
 def _node(kind: str, token: str, payload: bytes) -> Change:
     key = bytes.fromhex(token)
-    if kind != "node" or len(key) != 33:
+    if kind != "node" or len(key) != 33 or key.hex() != token:
         raise ValueError("no such subject")
-    if not payload:
+    if _is_gone(payload, kind, token):
         return Change(Kind.NODE, key, None)
     raw = payload[1:]
     if payload[0] != _VERSION or node_view(raw).node_id != key:
         raise ValueError("not of this subject")
     return Change(Kind.NODE, key, raw)
+
+
+def _number(token: str) -> int:
+    """Read a number written in the one way that `subjects` writes it."""
+    number = int(token)
+    if str(number) != token or not 0 <= number < 1 << 64:
+        raise ValueError("not a number of ours")
+    return number
+
+
+def _is_gone(payload: bytes, kind: str, token: str) -> bool:
+    return payload.startswith(GONE) and payload == GONE + f"{_PREFIX}{kind}.{token}".encode()
 
 
 def _refused(subject: str) -> FabricError:

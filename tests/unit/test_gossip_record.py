@@ -6,6 +6,7 @@ from hypothesis import given, strategies as st
 from shared.errors import FabricError, MalformedMessage
 from shared.fabric.gossip import Submission, decode_submission, encode_submission
 from shared.gossip.record import (
+    GONE,
     Change,
     ChannelRecord,
     Kind,
@@ -150,6 +151,14 @@ def test_a_value_of_the_table_comes_back_as_it_was_written(change: Change) -> No
         ("ln.graph.channel.x", b""),
         ("ln.graph.node.02", b""),
         ("ln.other.channel.7", b""),
+        *((change_subject(change), b"") for change in CHANGES),
+        *((change_subject(change), b'{"type":"an answer of the broker"}') for change in CHANGES),
+        ("ln.graph.channel.7", change_payload(Change(Kind.CHANNEL, 8, None))),
+        ("ln.graph.update.7.0", change_payload(Change(Kind.UPDATE, 15, None))),
+        (f"ln.graph.node.{OTHER.hex()}", change_payload(Change(Kind.NODE, POINT, None))),
+        ("ln.graph.channel.07", GONE + b"ln.graph.channel.07"),
+        ("ln.graph.update.7.2", GONE + b"ln.graph.update.7.2"),
+        (f"ln.graph.node.{POINT.hex().upper()}", GONE + f"ln.graph.node.{POINT.hex()}".encode()),
     ],
 )
 def test_a_value_that_is_not_of_its_subject_is_refused(subject: str, payload: bytes) -> None:
