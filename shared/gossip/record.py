@@ -132,7 +132,7 @@ def _update(token: str, payload: bytes) -> Change:
         return Change(Kind.UPDATE, key, None)
     raw = payload[1:]
     update_view(raw)
-    if payload[0] != _VERSION or direction_of(raw) != (key >> 1, key & 1):
+    if payload[:1] != _PLAIN or direction_of(raw) != (key >> 1, key & 1):
         raise ValueError("not of this subject")
     return Change(Kind.UPDATE, key, raw)
 
@@ -144,7 +144,7 @@ def _node(kind: str, token: str, payload: bytes) -> Change:
     if _is_gone(payload, kind, token):
         return Change(Kind.NODE, key, None)
     raw = payload[1:]
-    if payload[0] != _VERSION or node_view(raw).node_id != key:
+    if payload[:1] != _PLAIN or node_view(raw).node_id != key:
         raise ValueError("not of this subject")
     return Change(Kind.NODE, key, raw)
 
