@@ -11,6 +11,7 @@ from back.channel import machine
 from back.channel.effects import (
     Alarm,
     Answer,
+    ChannelAnnounced,
     ChannelForgotten,
     ChannelIdAssigned,
     ChannelReady,
@@ -35,6 +36,7 @@ from back.channel.events import (
     Disconnected,
     FeerateChanged,
     FundingConfirmed,
+    FundingDeep,
     FundingSpent,
     TransactionConfirmed,
 )
@@ -76,6 +78,10 @@ class PaymentSink(Protocol):
         """The fact is durable: act on it. Never blocks, never raises."""
 
 
+def _unheard(_runner: ChannelRunner) -> None:
+    """Nobody listens."""
+
+
 @dataclass(slots=True)
 class Channels:
     """Runners by channel id, and their world."""
@@ -87,6 +93,8 @@ class Channels:
     peers: "Peers"
     policy: ChannelPolicy
     payments: PaymentSink | None = None
+    on_news: Callable[[ChannelRunner], None] = _unheard
+    """Told of a channel that became ready, was announced, or entered another phase."""
     runners: dict[bytes, ChannelRunner] = field(default_factory=dict)
     height: int = 0
     alarms: int = 0
@@ -200,6 +208,7 @@ class Channels:
 
     def __post_init__(self) -> None:
         """Declare once what is done for each effect."""
+        self.policy = replace(self.policy, node_id=self.signer.node_id)
         self.openings = Openings(
             self.signer,
             self.chain,
@@ -221,7 +230,8 @@ class Channels:
             ChannelIdAssigned: self._renamed,
             PhaseChanged: self._phase_changed,
             Alarm: self._alarm,
-            ChannelReady: lambda _, e: log.info("channel_ready", channel=e.channel_id.hex()),
+            ChannelReady: lambda runner, _: self._news("channel_ready", runner),
+            ChannelAnnounced: lambda runner, _: self._news("channel_announced", runner),
             ChannelForgotten: lambda runner, e: self._forgotten(runner, e.reason),
         }
 
@@ -244,6 +254,8 @@ class Channels:
         def told(height: int, index: int, transaction: bytes) -> None:
             if watch.what == "funding":
                 runner.post(FundingConfirmed(height, index, transaction))
+            elif watch.what == "announcement":
+                runner.post(FundingDeep(height, index))
             else:
                 runner.post(TransactionConfirmed(watch.txid, height))
 
@@ -283,8 +295,12 @@ class Channels:
         self.alarms += 1
         log.critical("money_at_risk", channel=effect.channel_id.hex(), what=effect.what)
 
-    @staticmethod
-    def _phase_changed(_runner: ChannelRunner, effect: PhaseChanged) -> None:
+    def _news(self, what: str, runner: ChannelRunner) -> None:
+        log.info(what, channel=runner.channel.channel_id.hex())
+        self.on_news(runner)
+
+    def _phase_changed(self, runner: ChannelRunner, effect: PhaseChanged) -> None:
+        self.on_news(runner)
         log.info(
             "channel_phase_changed",
             channel=effect.channel_id.hex(),

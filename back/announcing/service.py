@@ -4,10 +4,11 @@ A look at a channel whose value has not changed costs next to nothing, so one ta
 them every second, and at once at those it is told of: nothing that is missed is missed for long.
 """
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from back.announcing.nodes import OurNode
     from back.announcing.updates import Terms
     from back.runner import ChannelRunner

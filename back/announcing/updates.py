@@ -4,9 +4,8 @@ from dataclasses import dataclass
 
 from back.channel.announcement import direction
 from back.channel.model import Channel, Link, Phase
-from back.channel.policy import channel_type_features
 from shared.errors import InvariantError
-from shared.features import Feature
+from shared.features import Feature, FeatureSet
 from shared.wire import ChannelUpdate
 
 __all__ = ["REFRESH_S", "Terms", "due", "next_timestamp", "wanted"]
@@ -122,6 +121,6 @@ def _private_name(channel: Channel) -> int | None:
     """
     if channel.remote_alias is not None:
         return channel.remote_alias
-    if channel_type_features(channel.parameters.channel_type).supports(Feature.option_scid_alias):
+    if FeatureSet.from_bytes(channel.parameters.channel_type).supports(Feature.option_scid_alias):
         return None
     return channel.funding.short_channel_id if channel.funding is not None else None

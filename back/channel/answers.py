@@ -4,8 +4,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeVar
 
+from back.channel.announcement import with_signatures
 from back.channel.effects import (
+    AnnouncementSigned,
     Answer,
+    ChannelAnnounced,
     ClosingSignature,
     CommitmentSignatures,
     Effect,
@@ -14,6 +17,7 @@ from back.channel.effects import (
     Revocation,
     RevokeLocalCommitment,
     Send,
+    SignAnnouncement,
     SignClosing,
     SignedCommitment,
     SignFundingCreated,
@@ -25,6 +29,7 @@ from back.channel.model import Channel, ClosingNegotiation, Funding, UnrevokedCo
 from back.channel.rules import Step
 from shared.errors import InvariantError
 from shared.wire import (
+    AnnouncementSignatures,
     ClosingSigned,
     CommitmentSigned,
     FeeRange,
@@ -64,21 +69,22 @@ def _filled(
 ) -> tuple[Channel, tuple[Effect, ...]]:
     match request:
         case RevokeLocalCommitment():
-            return _revocation(channel, request, _expect(answer, Revocation))
+            filled = _revocation(channel, request, _expect(answer, Revocation))
         case SignRemoteCommitment():
-            return _remote_commitment(channel, request, _expect(answer, CommitmentSignatures))
+            filled = _remote_commitment(channel, request, _expect(answer, CommitmentSignatures))
         case SignFundingCreated():
-            return _funding_created(channel, _expect(answer, CommitmentSignatures))
+            filled = _funding_created(channel, _expect(answer, CommitmentSignatures))
         case SignFundingSigned():
-            signature = _expect(answer, CommitmentSignatures).signature
-            signed = FundingSigned(channel_id=channel.channel_id, signature=signature)
-            return channel, (Send(signed),)
+            filled = _funding_signed(channel, _expect(answer, CommitmentSignatures))
         case SignClosing():
-            return _closing(channel, request, _expect(answer, ClosingSignature))
+            filled = _closing(channel, request, _expect(answer, ClosingSignature))
         case SignLocalCommitment():
-            return _local_commitment(channel, _expect(answer, SignedCommitment))
+            filled = _local_commitment(channel, _expect(answer, SignedCommitment))
+        case SignAnnouncement():
+            filled = _announcement(channel, request, _expect(answer, AnnouncementSigned))
         case _:
             raise InvariantError(f"{type(request).__name__} cannot be part of a step")
+    return filled
 
 
 def _expect(answer: Answer, kind: type[A]) -> A:
@@ -128,6 +134,13 @@ def _funding_created(
     return channel, (Send(message),)
 
 
+def _funding_signed(
+    channel: Channel, answer: CommitmentSignatures
+) -> tuple[Channel, tuple[Effect, ...]]:
+    message = FundingSigned(channel_id=channel.channel_id, signature=answer.signature)
+    return channel, (Send(message),)
+
+
 def _funding(channel: Channel) -> Funding:
     if channel.funding is None:
         raise InvariantError("a commitment is signed before its funding output is known")
@@ -171,3 +184,23 @@ def _local_commitment(
         replace(channel, local_force_close=answer.transaction),
         (Publish(answer.transaction, "commitment"),),
     )
+
+
+def _announcement(
+    channel: Channel, request: SignAnnouncement, answer: AnnouncementSigned
+) -> tuple[Channel, tuple[Effect, ...]]:
+    ours = answer.node_signature, answer.bitcoin_signature
+    effects: list[Effect] = []
+    if request.is_sent:
+        message = AnnouncementSignatures(
+            channel_id=channel.channel_id,
+            short_channel_id=request.announcement.short_channel_id,
+            node_signature=ours[0],
+            bitcoin_signature=ours[1],
+        )
+        effects.append(Send(message))
+    if request.remote_signatures is not None:
+        complete = with_signatures(request.announcement, channel, ours, request.remote_signatures)
+        channel = replace(channel, channel_announcement=encode(complete))
+        effects.append(ChannelAnnounced(channel.channel_id))
+    return channel, tuple(effects)

@@ -11,11 +11,13 @@ from back.channel.model import Htlc, Phase
 from back.transactions.closing import ClosingTransaction
 from back.transactions.commitment import CommitmentTransaction
 from shared.chain import Outpoint
-from shared.wire import Message
+from shared.wire import ChannelAnnouncement, Message
 
 __all__ = [
     "Alarm",
+    "AnnouncementSigned",
     "Answer",
+    "ChannelAnnounced",
     "ChannelForgotten",
     "ChannelIdAssigned",
     "ChannelReady",
@@ -38,6 +40,7 @@ __all__ = [
     "RevokeLocalCommitment",
     "SecretCheck",
     "Send",
+    "SignAnnouncement",
     "SignClosing",
     "SignFundingCreated",
     "SignFundingSigned",
@@ -117,6 +120,19 @@ class SignLocalCommitment:
 
 
 @dataclass(frozen=True, slots=True)
+class SignAnnouncement:
+    """Make our node_signature and bitcoin_signature of a channel_announcement (BOLT 7).
+
+    Becomes ``Send(announcement_signatures)`` where ``is_sent``. ``remote_signatures`` is set where
+    the peer's two are there and right: the whole announcement is then kept in the channel.
+    """
+
+    announcement: ChannelAnnouncement
+    is_sent: bool
+    remote_signatures: tuple[bytes, bytes] | None
+
+
+@dataclass(frozen=True, slots=True)
 class CheckSecret:
     """Say whether ``secret`` is the per_commitment_secret of our commitment ``number``.
 
@@ -134,6 +150,7 @@ Request = (
     | SignFundingSigned
     | SignClosing
     | SignLocalCommitment
+    | SignAnnouncement
     | CheckSecret
 )
 
@@ -176,13 +193,28 @@ class SignedCommitment:
 
 
 @dataclass(frozen=True, slots=True)
+class AnnouncementSigned:
+    """To SignAnnouncement: 64 bytes compact each."""
+
+    node_signature: bytes
+    bitcoin_signature: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class SecretCheck:
     """To CheckSecret."""
 
     is_ours: bool
 
 
-Answer = Revocation | CommitmentSignatures | ClosingSignature | SignedCommitment | SecretCheck
+Answer = (
+    Revocation
+    | CommitmentSignatures
+    | ClosingSignature
+    | SignedCommitment
+    | AnnouncementSigned
+    | SecretCheck
+)
 
 
 # Facts: rows of the same commit, and told after it.
@@ -277,14 +309,15 @@ class Publish:
 
 @dataclass(frozen=True, slots=True)
 class WatchConfirmed:
-    """Tell when it has ``depth`` confirmations: FundingConfirmed, TransactionConfirmed."""
+    """Tell when it has ``depth`` confirmations, by the event that belongs to ``what``."""
 
     txid: bytes
     script_pubkey: bytes
     depth: int
     since_height: int
     what: str
-    """``funding`` or ``closing``."""
+    """``funding`` (FundingConfirmed), ``announcement`` (FundingDeep, of the same transaction) or
+    ``closing`` (TransactionConfirmed)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,6 +363,13 @@ class ChannelReady:
 
 
 @dataclass(frozen=True, slots=True)
+class ChannelAnnounced:
+    """All four signatures of the channel_announcement are there: the network may know."""
+
+    channel_id: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class ChannelForgotten:
     """Delete the channel: it never had money in it, or it is over."""
 
@@ -355,5 +395,6 @@ Effect = (
     | PhaseChanged
     | Alarm
     | ChannelReady
+    | ChannelAnnounced
     | ChannelForgotten
 )

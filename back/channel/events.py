@@ -19,6 +19,7 @@ __all__ = [
     "ForceClose",
     "FulfillHtlc",
     "FundingConfirmed",
+    "FundingDeep",
     "FundingFailed",
     "FundingSpent",
     "FundingTransactionMade",
@@ -184,6 +185,19 @@ class FundingConfirmed:
 
 
 @dataclass(frozen=True, slots=True)
+class FundingDeep:
+    """The funding transaction has the 6 confirmations that an announcement needs (BOLT 7).
+
+    Attributes:
+        height: of the block that holds it.
+        transaction_index: its place in that block.
+    """
+
+    height: int
+    transaction_index: int
+
+
+@dataclass(frozen=True, slots=True)
 class FundingSpent:
     """A transaction that spends the funding output was seen; height None in the mempool."""
 
@@ -212,6 +226,7 @@ Event = (
     | BlockConnected
     | FeerateChanged
     | FundingConfirmed
+    | FundingDeep
     | FundingSpent
     | TransactionConfirmed
 )

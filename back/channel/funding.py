@@ -21,11 +21,16 @@ from back.channel.events import (
     AbandonOpening,
     Disconnected,
     FundingConfirmed,
+    FundingDeep,
     FundingFailed,
     FundingTransactionMade,
 )
-from back.channel.model import Channel, Funding, Phase
-from back.channel.policy import FUNDEE_PATIENCE_BLOCKS, OPENING_PATIENCE_BLOCKS
+from back.channel.model import AnnouncementTurn, Channel, Funding, Phase
+from back.channel.policy import (
+    ANNOUNCEMENT_DEPTH,
+    FUNDEE_PATIENCE_BLOCKS,
+    OPENING_PATIENCE_BLOCKS,
+)
 from back.channel.rules import Step, error_of, legal, moved
 from back.transactions.scripts import funding_script_pubkey
 from back.transactions.transaction import parse_transaction
@@ -48,6 +53,7 @@ __all__ = [
     "failed_early",
     "forget",
     "funding_confirmed",
+    "funding_deep",
     "funding_failed",
     "funding_made",
     "out_of_patience",
@@ -154,16 +160,15 @@ def watches(channel: Channel) -> tuple[Effect, ...]:
     script_pubkey = funding_script_pubkey(
         parameters.local.funding_pubkey, parameters.remote.funding_pubkey
     )
-    return (
-        WatchSpent(channel.funding.outpoint, script_pubkey, parameters.created_height),
-        WatchConfirmed(
-            channel.funding.outpoint.txid,
-            script_pubkey,
-            max(parameters.minimum_depth, 1),
-            parameters.created_height,
-            "funding",
-        ),
+    depth = max(parameters.minimum_depth, 1)
+    confirmed = WatchConfirmed(
+        channel.funding.outpoint.txid, script_pubkey, depth, parameters.created_height, "funding"
     )
+    spent = WatchSpent(channel.funding.outpoint, script_pubkey, parameters.created_height)
+    if not parameters.announce or channel.channel_announcement is not None:
+        return (spent, confirmed)
+    depth = max(depth, ANNOUNCEMENT_DEPTH)
+    return (spent, confirmed, replace(confirmed, depth=depth, what="announcement"))
 
 
 # --- confirmation ------------------------------------------------------------------------------
@@ -193,8 +198,9 @@ def funding_confirmed(channel: Channel, event: FundingConfirmed) -> Step:
             action=Action.FAIL_CHANNEL,
         )
     scid = ShortChannelId(event.height, event.transaction_index, funding.outpoint.index)
+    step = _moved_on_chain(channel) if funding.short_channel_id not in {None, scid.pack()} else None
     channel = replace(
-        channel,
+        step.channel if step is not None else channel,
         funding=replace(
             funding,
             confirmed_height=event.height,
@@ -203,7 +209,29 @@ def funding_confirmed(channel: Channel, event: FundingConfirmed) -> Step:
             is_published=True,
         ),
     )
-    return ready_to_send(channel)
+    effects = step.effects if step is not None else ()
+    ready = ready_to_send(channel)
+    return replace(ready, effects=(*effects, *ready.effects))
+
+
+def _moved_on_chain(channel: Channel) -> Step:
+    """A reorg put the funding elsewhere: what was announced of the old place is void."""
+    channel = replace(
+        channel,
+        remote_announcement_signatures=None,
+        channel_announcement=None,
+        announcement_turn=AnnouncementTurn.OWED,
+    )
+    return Step(channel, watches(channel))
+
+
+def funding_deep(channel: Channel, event: FundingDeep) -> Step:
+    """Its place in the chain is where it will stay: it may be announced."""
+    funding = channel.funding
+    if funding is None:
+        return Step(channel)
+    scid = ShortChannelId(event.height, event.transaction_index, funding.outpoint.index).pack()
+    return Step(replace(channel, funding=replace(funding, deep_short_channel_id=scid)))
 
 
 def ready_to_send(channel: Channel) -> Step:

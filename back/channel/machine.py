@@ -49,6 +49,7 @@ from back.channel.events import (
     ForceClose,
     FulfillHtlc,
     FundingConfirmed,
+    FundingDeep,
     FundingFailed,
     FundingSpent,
     FundingTransactionMade,
@@ -143,7 +144,12 @@ def apply_batch(channel: Channel, events: Sequence[Event]) -> Step:
     return _with_what_is_due(step)
 
 
-DUE = (commitments.sign_if_due, closing.shutdown_if_due, closing.negotiate_if_due)
+DUE = (
+    announcement.announce_if_due,
+    commitments.sign_if_due,
+    closing.shutdown_if_due,
+    closing.negotiate_if_due,
+)
 
 
 def _with_what_is_due(step: Step) -> Step:
@@ -284,6 +290,7 @@ RULES: dict[type[Event], Rule] = {
     FundingTransactionMade: funding.funding_made,
     FundingFailed: funding.funding_failed,
     FundingConfirmed: funding.funding_confirmed,
+    FundingDeep: funding.funding_deep,
     OfferHtlc: htlc.offer,
     FulfillHtlc: htlc.fulfill,
     FailHtlc: htlc.fail,
@@ -298,5 +305,3 @@ RULES: dict[type[Event], Rule] = {
     TransactionConfirmed: onchain.transaction_confirmed,
 }
 """Every event but a message, and the rule for it."""
-
-_ = announcement  # imported for the rules that it enters in LEGAL

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from back.channel.events import OfferHtlc, UpdateFeerate
 
 __all__ = [
+    "AnnouncementTurn",
     "Batch",
     "Channel",
     "ChannelParameters",
@@ -75,6 +76,16 @@ class Link(Enum):
     SYNCING = "SYNCING"
     """Connected; our channel_reestablish is sent, theirs awaited."""
     ONLINE = "ONLINE"
+
+
+class AnnouncementTurn(Enum):
+    """Whether this connection brings the peer our announcement_signatures; never stored."""
+
+    OWED = 1
+    """They go out as soon as BOLT 7 lets them."""
+    SENT = 2
+    KEPT = 3
+    """The announcement is complete, and the peer has not asked by sending its own."""
 
 
 class HtlcState(Enum):
@@ -263,6 +274,8 @@ class Funding:
     """The real one, once confirmed at minimum_depth."""
     spent_by: bytes | None = None
     """txid of the transaction that spends it."""
+    deep_short_channel_id: int | None = None
+    """The real one as it stood at 6 confirmations: no other may be announced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -380,7 +393,11 @@ class Channel:
     is_channel_ready_sent: bool = False
     is_channel_ready_received: bool = False
     remote_announcement_signatures: bytes | None = None
-    """Encoded announcement_signatures, possibly early (BOLT 7)."""
+    """Encoded announcement_signatures, possibly early and then unchecked (BOLT 7)."""
+    channel_announcement: bytes | None = None
+    """Encoded, with all four signatures."""
+    announcement_turn: AnnouncementTurn = AnnouncementTurn.OWED
+    """Of the present connection (not stored)."""
     remote_channel_update: bytes | None = None
     """The direct peer's last channel_update, encoded."""
     local_shutdown_script: bytes | None = None

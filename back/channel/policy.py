@@ -11,6 +11,8 @@ MAX_FUNDING_WITHOUT_WUMBO_SAT = (1 << 24) - 1
 """Without option_support_large_channel on both sides."""
 MIN_DUST_LIMIT_SATOSHIS = 354
 MAX_ACCEPTED_HTLCS = 483
+ANNOUNCEMENT_DEPTH = 6
+"""Confirmations before a channel is announced (BOLT 7 § announcement_signatures)."""
 FUNDEE_PATIENCE_BLOCKS = 2016
 """After so many blocks without its funding transaction a fundee forgets the channel."""
 OPENING_PATIENCE_BLOCKS = 6
@@ -25,6 +27,7 @@ class ChannelPolicy:
 
     Attributes:
         chain_hash: of the one chain that we open channels on.
+        node_id: ours; a channel_announcement names both.
         dust_limit_satoshis: below it our commitments have no output.
         max_dust_limit_satoshis: the highest that a peer may demand of our patience.
         reserve_ratio: share of the capacity that the peer must keep, at least both dust limits.
@@ -63,6 +66,7 @@ class ChannelPolicy:
     max_feerate_per_kw: int = 100_000
     accepts_anchors: bool = True
     accepts_static_remotekey: bool = True
+    node_id: bytes = b""
 
     def accepts(self, kind: CommitmentType) -> bool:
         """Whether we have channels of this format."""

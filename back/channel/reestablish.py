@@ -9,7 +9,7 @@ from dataclasses import replace
 from back.channel import closing, fees, funding, htlc
 from back.channel.effects import ChannelReady, Effect, RevokeLocalCommitment, Send
 from back.channel.events import Connected
-from back.channel.model import Channel, Link, Phase
+from back.channel.model import AnnouncementTurn, Channel, Link, Phase
 from back.channel.rules import Step, moved
 from back.channel.spec import signed_number
 from shared.crypto.shachain import index_of
@@ -40,7 +40,13 @@ def connected(channel: Channel, event: Connected) -> Step:
     if channel.phase in NOTHING_TO_SAY:
         return Step(replace(channel, features=event.features))
     step = disconnected(channel)
-    channel = replace(step.channel, features=event.features, link=Link.SYNCING)
+    is_complete = channel.channel_announcement is not None
+    channel = replace(
+        step.channel,
+        features=event.features,
+        link=Link.SYNCING,
+        announcement_turn=AnnouncementTurn.KEPT if is_complete else AnnouncementTurn.OWED,
+    )
     effects: list[Effect] = list(step.effects)
     if channel.sent_error is None or channel.phase is LOST:
         # Some peers publish their commitment only when they see how far behind we are.

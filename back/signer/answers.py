@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from back.channel.effects import (
+    AnnouncementSigned,
     Answer,
     CheckSecret,
     ClosingSignature,
@@ -13,6 +14,7 @@ from back.channel.effects import (
     Revocation,
     RevokeLocalCommitment,
     SecretCheck,
+    SignAnnouncement,
     SignClosing,
     SignedCommitment,
     SignFundingCreated,
@@ -59,6 +61,8 @@ def answer(signer: "Signer", channel: "Channel", request: Request) -> Answer:
             return _closing(signer, key_index, request)
         case SignLocalCommitment():
             return _local_commitment(signer, channel, request)
+        case SignAnnouncement(announcement=announcement):
+            return AnnouncementSigned(*signer.sign_channel_announcement(key_index, announcement))
         case CheckSecret(number=number, secret=secret):
             return SecretCheck(signer.is_secret_of(key_index, number, secret))
 

@@ -60,6 +60,7 @@ class _Details:
     is_channel_ready_sent: bool = False
     is_channel_ready_received: bool = False
     remote_announcement_signatures: bytes | None = None
+    channel_announcement: bytes | None = None
     remote_channel_update: bytes | None = None
     local_shutdown_script: bytes | None = None
     remote_shutdown_script: bytes | None = None
@@ -85,7 +86,16 @@ STATE = (
 )
 """In ``channel_states``, with the number of ``unrevoked``."""
 OWN_TABLES = ("local_commitment", "unrevoked", "remote_secrets", "htlcs")
-NOT_STORED = ("policy", "link", "features", "queue", "batch", "height", "feerate_per_kw")
+NOT_STORED = (
+    "policy",
+    "link",
+    "features",
+    "queue",
+    "batch",
+    "announcement_turn",
+    "height",
+    "feerate_per_kw",
+)
 """Of a connection or of the world: given again after a start."""
 
 _LENGTH_BYTES = 4

@@ -39,6 +39,8 @@ __all__ = [
     "metadata",
     "node",
     "outbox",
+    "own_node",
+    "own_updates",
     "payments",
     "peers",
     "received_htlcs",
@@ -348,6 +350,23 @@ attempts = Table(
 """Ways on which a payment was tried; ``shared_secrets`` open the error onions that come back."""
 
 # --- what others are told -------------------------------------------------------------------------
+
+own_updates = Table(
+    "own_updates",
+    metadata,
+    Column("key_index", Int64, primary_key=True, autoincrement=False),
+    Column("raw", LargeBinary, nullable=False),
+)
+"""Our last `channel_update` of each channel, encoded: its timestamp must never come twice."""
+
+own_node = Table(
+    "own_node",
+    metadata,
+    Column("id", SmallInteger, primary_key=True, autoincrement=False),
+    Column("raw", LargeBinary, nullable=False),
+    CheckConstraint("id = 1", name="one_row"),
+)
+"""Our last `node_announcement`, encoded; at most one row."""
 
 outbox = Table(
     "outbox",

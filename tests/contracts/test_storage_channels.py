@@ -36,7 +36,7 @@ from back.channel.model import (
     RemoteCommitment,
     UnrevokedCommitment,
 )
-from back.storage import blocks, channel_rows, channels
+from back.storage import announcements, blocks, channel_rows, channels
 from back.storage.database import Database
 from back.storage.fence import FencedWriter
 from back.storage.statements import Write, grouped
@@ -160,6 +160,7 @@ CHANGES: dict[str, object] = {
     "is_channel_ready_sent": False,
     "is_channel_ready_received": False,
     "remote_announcement_signatures": b"\0\xff",
+    "channel_announcement": b"\1\0",
     "remote_channel_update": b"update",
     "local_shutdown_script": b"\0\x14" + bytes(20),
     "remote_shutdown_script": b"",
@@ -427,3 +428,28 @@ def test_no_secret_shows_in_a_write() -> None:
     shown = repr(writes) + repr(grouped([writes]))
     assert repr(preimage("p/1"))[2:-1] not in shown
     assert repr(commitment_secret(b"\7" * 32, 0))[2:-1] not in shown
+
+
+# --- our own announcements ------------------------------------------------------------------------
+
+
+def test_our_last_announcements_come_back_for_channels_that_are_not_over(rows: Rows) -> None:
+    closed = replace(numbered(a_channel(channel_id=b"c" * 32), 2), phase=Phase.CLOSED)
+    rows.follow(None, numbered(a_channel(), 1))
+    rows.follow(None, closed)
+    rows.write(
+        announcements.update_said(1, b"first"),
+        announcements.update_said(2, b"of a closed one"),
+        announcements.node_said(b"node"),
+    )
+    rows.write(announcements.update_said(1, b"second"), announcements.node_said(b"\0\xff"))
+    with rows.database.snapshot() as connection:
+        assert announcements.load_updates(connection, ALL_SHARDS) == {1: b"second"}
+        assert announcements.load_updates(connection, ()) == {}
+        assert announcements.load_node(connection) == b"\0\xff"
+
+
+def test_before_anything_is_announced_there_is_nothing(rows: Rows) -> None:
+    with rows.database.snapshot() as connection:
+        assert announcements.load_updates(connection, ALL_SHARDS) == {}
+        assert announcements.load_node(connection) is None

@@ -7,6 +7,7 @@ from hashlib import sha256
 
 from back.channel import commitments, machine, opening
 from back.channel.effects import (
+    AnnouncementSigned,
     Answer,
     CheckSecret,
     CloseConnection,
@@ -24,6 +25,7 @@ from back.channel.effects import (
     RevokeLocalCommitment,
     SecretCheck,
     Send,
+    SignAnnouncement,
     SignClosing,
     SignedCommitment,
     SignFundingCreated,
@@ -42,6 +44,7 @@ from back.channel.events import (
     Received,
 )
 from back.channel.model import (
+    AnnouncementTurn,
     Channel,
     ChannelParameters,
     FeeState,
@@ -61,6 +64,7 @@ from shared.chain import Outpoint
 from shared.crypto.keys import derive_private_key
 from shared.crypto.shachain import commitment_secret
 from shared.crypto.signature import public_key, sign_compact
+from shared.gossip.signed import digest
 from shared.wire import Message, decode, encode
 
 STATIC = CommitmentType.STATIC_REMOTEKEY
@@ -80,7 +84,7 @@ class Keys:
     def __init__(self, name: str) -> None:
         self.name = name
         self.seed = secret(name, "seed")
-        for key in ("funding", "revocation", "payment", "delayed", "htlc"):
+        for key in ("funding", "revocation", "payment", "delayed", "htlc", "node"):
             setattr(self, key, secret(name, key))
 
     funding: bytes
@@ -88,6 +92,7 @@ class Keys:
     payment: bytes
     delayed: bytes
     htlc: bytes
+    node: bytes
 
     def point(self, number: int) -> bytes:
         return public_key(commitment_secret(self.seed, number))
@@ -147,6 +152,11 @@ class Keys:
                     return ClosingSignature(ours)
                 pair = (closing.local_funding_pubkey, ours), (closing.remote_funding_pubkey, theirs)
                 return ClosingSignature(ours, signed_funding_spend(closing.unsigned, *pair))
+            case SignAnnouncement(announcement=announcement):
+                signed = digest(encode(announcement))
+                return AnnouncementSigned(
+                    sign_compact(self.node, signed), sign_compact(self.funding, signed)
+                )
             case CheckSecret(number=number, secret=candidate):
                 return SecretCheck(commitment_secret(self.seed, number) == candidate)
         raise AssertionError(request)
@@ -158,6 +168,7 @@ def opened(  # the defaults of most tests
     funding_satoshis: int = 1_000_000,
     push_msat: int = 400_000_000,
     feerate_per_kw: int = 1_000,
+    announce: bool = False,
     policy: ChannelPolicy = POLICY,
     opener_limits: dict[str, int] | None = None,
     fundee_limits: dict[str, int] | None = None,
@@ -171,7 +182,7 @@ def opened(  # the defaults of most tests
         Channel(
             channel_id=outpoint.txid,
             parameters=ChannelParameters(
-                node_id=public_key(keys[1 - side].payment),
+                node_id=public_key(keys[1 - side].node),
                 temporary_channel_id=secret("temporary"),
                 key_index=0,
                 is_opener=side == 0,
@@ -179,13 +190,13 @@ def opened(  # the defaults of most tests
                 channel_type=channel_type_bits(kind),
                 funding_satoshis=funding_satoshis,
                 push_msat=push_msat,
-                announce=False,
+                announce=announce,
                 local=parties[side],
                 remote=parties[1 - side],
                 default_shutdown_script=b"\0\x14" + secret(side, "shutdown")[:20],
             ),
             phase=Phase.NORMAL,
-            policy=policy,
+            policy=policy if not announce else replace(policy, node_id=public_key(keys[side].node)),
             link=Link.ONLINE,
             funding=Funding(outpoint, is_published=True, confirmed_height=100),
             local_msat=balances[side],
@@ -214,7 +225,14 @@ def opened(  # the defaults of most tests
 
 def stored(channel: Channel) -> Channel:
     """What a database gives back: all but the fields that are memory only."""
-    return replace(channel, link=Link.OFFLINE, features=frozenset(), queue=(), batch=None)
+    return replace(
+        channel,
+        link=Link.OFFLINE,
+        features=frozenset(),
+        queue=(),
+        batch=None,
+        announcement_turn=AnnouncementTurn.OWED,
+    )
 
 
 Facts = HtlcOffered | OfferRefused | HtlcReceived | HtlcFulfilled | HtlcFailed

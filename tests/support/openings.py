@@ -55,6 +55,7 @@ def reception(**changes: Any) -> opening.Reception:
 def proposed(policy: ChannelPolicy = POLICY, **changes: Any) -> tuple[End, OpenChannel]:
     """The opener, and its open_channel."""
     keys = Keys("opener")
+    policy = replace(policy, node_id=public_key(keys.node))
     step = opening.propose(proposal(**changes), keys.opening_keys(), policy)
     (message,) = (e.message for e in step.effects if isinstance(e, Send))
     assert isinstance(message, OpenChannel)
@@ -66,6 +67,7 @@ def accepted(
 ) -> tuple[End, AcceptChannel]:
     """The accepter, and its accept_channel."""
     keys = Keys("fundee")
+    policy = replace(policy, node_id=public_key(keys.node))
     step = opening.accept(message, reception(**changes), keys.opening_keys(), policy)
     (answer,) = (e.message for e in step.effects if isinstance(e, Send))
     assert isinstance(answer, AcceptChannel)

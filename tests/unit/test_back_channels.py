@@ -19,6 +19,7 @@ from back.channel.model import Channel, Phase
 from back.channels import COMMIT_PATIENCE_S, Channels
 from back.peer import Peers
 from back.runner import ChannelRunner
+from shared.crypto.signature import public_key
 from shared.errors import WriteRefused
 from shared.fabric.envelope import Reason
 from shared.features import FeatureSet
@@ -65,7 +66,9 @@ class Rig:
         self.gate.set()
         keys = Keys("fundee")
         signer = SimpleNamespace(
-            answer=lambda _channel, request: keys.answer(request), reloaded=lambda _index: None
+            node_id=public_key(keys.node),
+            answer=lambda _channel, request: keys.answer(request),
+            reloaded=lambda _index: None,
         )
         steward = SimpleNamespace(remember=lambda _peer: None)
         peers = Peers(SimpleNamespace(), FeatureSet(), steward)  # type: ignore[arg-type]
