@@ -33,7 +33,6 @@ __all__ = [
     "with_signatures",
 ]
 
-SIGNATURES = "BOLT 7 § announcement_signatures"
 UPDATE = "BOLT 7 § channel_update"
 _UNSIGNED = bytes(64)
 
@@ -60,7 +59,8 @@ def channel_update(channel: Channel, message: ChannelUpdate) -> Step:
         return Step(channel)
     raw = encode(message)
     if not verify(raw, channel.parameters.node_id):
-        raise _warning("the signature of a channel_update is not valid", UPDATE)
+        why = "the signature of a channel_update is not valid"
+        raise ProtocolViolation(why, bolt=UPDATE, action=Action.WARN)
     return Step(replace(channel, remote_channel_update=raw))
 
 
@@ -88,41 +88,45 @@ def _is_news(channel: Channel, message: ChannelUpdate) -> bool:
 def announcement_signatures(channel: Channel, message: AnnouncementSignatures) -> Step:
     """Keep the peer's half of the announcement, checked as soon as ours can be made; answer it.
 
-    Raises:
-        ProtocolViolation: it is about another place in the chain; only a warning.
+    One about another place in the chain is kept too, with a warning: the peer may have heard of a
+    reorg before us.
     """
     if not channel.parameters.announce:
         return Step(channel)
-    _check_scid(channel, message)
-    if channel.announcement_turn is AnnouncementTurn.KEPT:
+    ours = channel.funding.short_channel_id if channel.funding is not None else None
+    effects: tuple[Effect, ...] = ()
+    if ours not in {None, message.short_channel_id}:
+        theirs = ShortChannelId.unpack(message.short_channel_id)
+        effects = (_complaint(channel, f"{theirs} is not where this channel is"),)
+    elif channel.announcement_turn is AnnouncementTurn.KEPT:
         channel = replace(channel, announcement_turn=AnnouncementTurn.OWED)
-    if channel.channel_announcement is not None:
-        return Step(channel)
-    return Step(replace(channel, remote_announcement_signatures=encode(message)))
+    if channel.channel_announcement is None or effects:
+        channel = replace(channel, remote_announcement_signatures=encode(message))
+    return Step(channel, effects)
 
 
 def announce_if_due(channel: Channel) -> Step:
     """Send our half if it is time, and complete the announcement if both are there."""
-    is_complete = channel.channel_announcement is not None
     is_owed = channel.announcement_turn is AnnouncementTurn.OWED
-    has_remote = channel.remote_announcement_signatures is not None
-    if not is_owed and (is_complete or not has_remote):
+    if not (is_owed or _is_half_there(channel)) or not _may_announce(channel):
         return Step(channel)
-    if not _may_announce(channel):
-        return Step(channel)
+    half = _remote_half(channel)
     unsigned = _unsigned(channel)
     effects: list[Effect] = []
-    remote: tuple[bytes, bytes] | None = None
-    if has_remote and not is_complete:
-        try:
-            remote = _checked(channel, unsigned)
-        except ProtocolViolation as error:
-            data = printable(str(error))
-            effects.append(Send(WarningMessage(channel_id=channel.channel_id, data=data)))
-            channel = replace(channel, remote_announcement_signatures=None)
-    if is_owed or remote is not None:
-        effects.append(SignAnnouncement(unsigned, is_owed, remote))
+    if half is not None and (wrong := _wrong_signature(channel, unsigned, half)):
+        effects.append(_complaint(channel, f"{wrong} is not valid"))
+        channel = replace(channel, remote_announcement_signatures=None)
+        half = None
+    if is_owed or half is not None:
+        theirs = None if half is None else (half.node_signature, half.bitcoin_signature)
+        effects.append(SignAnnouncement(unsigned, is_owed, theirs))
     return Step(replace(channel, announcement_turn=AnnouncementTurn.SENT), tuple(effects))
+
+
+def _is_half_there(channel: Channel) -> bool:
+    return (
+        channel.channel_announcement is None and channel.remote_announcement_signatures is not None
+    )
 
 
 def _may_announce(channel: Channel) -> bool:
@@ -140,32 +144,35 @@ def _may_announce(channel: Channel) -> bool:
     )
 
 
-def _check_scid(channel: Channel, message: AnnouncementSignatures) -> None:
-    ours = channel.funding.short_channel_id if channel.funding is not None else None
-    if ours not in {None, message.short_channel_id}:
-        theirs = ShortChannelId.unpack(message.short_channel_id)
-        raise _warning(f"{theirs} is not where this channel is", SIGNATURES)
-
-
-def _checked(channel: Channel, unsigned: ChannelAnnouncement) -> tuple[bytes, bytes]:
-    """The peer's two signatures, if both are right."""
-    message = decode(channel.remote_announcement_signatures or b"")
-    if not isinstance(message, AnnouncementSignatures):
+def _remote_half(channel: Channel) -> AnnouncementSignatures | None:
+    """The peer's half that is still to be used: of the place where we see the funding."""
+    if channel.remote_announcement_signatures is None or channel.channel_announcement is not None:
+        return None
+    half = decode(channel.remote_announcement_signatures)
+    if not isinstance(half, AnnouncementSignatures):
         raise InvariantError("stored announcement_signatures cannot be read")
-    _check_scid(channel, message)
+    is_here = channel.funding is not None and (
+        half.short_channel_id == channel.funding.short_channel_id
+    )
+    return half if is_here else None
+
+
+def _wrong_signature(
+    channel: Channel, unsigned: ChannelAnnouncement, half: AnnouncementSignatures
+) -> str:
+    """Name the signature of the peer that is wrong; empty if both are right."""
     signed = digest(encode(unsigned))
-    for key, signature, name in (
-        (channel.parameters.node_id, message.node_signature, "node_signature"),
-        (remote_party(channel).funding_pubkey, message.bitcoin_signature, "bitcoin_signature"),
-    ):
-        if not verify_compact(key, signed, signature):
-            raise _warning(f"{name} is not valid", SIGNATURES)
-    return message.node_signature, message.bitcoin_signature
+    if not verify_compact(channel.parameters.node_id, signed, half.node_signature):
+        return "node_signature"
+    key = remote_party(channel).funding_pubkey
+    is_valid = verify_compact(key, signed, half.bitcoin_signature)
+    return "" if is_valid else "bitcoin_signature"
 
 
-def _warning(why: str, bolt: str) -> ProtocolViolation:
+def _complaint(channel: Channel, why: str) -> Send:
     """Nothing of this is worth a connection, still less a channel."""
-    return ProtocolViolation(why, bolt=bolt, action=Action.WARN)
+    data = printable(f"BOLT 7 § announcement_signatures: {why}")
+    return Send(WarningMessage(channel_id=channel.channel_id, data=data))
 
 
 def _unsigned(channel: Channel) -> ChannelAnnouncement:

@@ -198,7 +198,8 @@ def funding_confirmed(channel: Channel, event: FundingConfirmed) -> Step:
             action=Action.FAIL_CHANNEL,
         )
     scid = ShortChannelId(event.height, event.transaction_index, funding.outpoint.index)
-    step = _moved_on_chain(channel) if funding.short_channel_id not in {None, scid.pack()} else None
+    is_moved = funding.short_channel_id not in {None, scid.pack()}
+    step = _moved_on_chain(channel) if is_moved else None
     channel = replace(
         step.channel if step is not None else channel,
         funding=replace(
@@ -218,7 +219,6 @@ def _moved_on_chain(channel: Channel) -> Step:
     """A reorg put the funding elsewhere: what was announced of the old place is void."""
     channel = replace(
         channel,
-        remote_announcement_signatures=None,
         channel_announcement=None,
         announcement_turn=AnnouncementTurn.OWED,
     )

@@ -65,7 +65,7 @@ from shared.crypto.keys import derive_private_key
 from shared.crypto.shachain import commitment_secret
 from shared.crypto.signature import public_key, sign_compact
 from shared.gossip.signed import digest
-from shared.wire import Message, decode, encode
+from shared.wire import Message, Warning as WarningMessage, decode, encode
 
 STATIC = CommitmentType.STATIC_REMOTEKEY
 ANCHORS = CommitmentType.ANCHORS_ZERO_FEE_HTLC
@@ -327,7 +327,8 @@ class End:
         while self.wire and len(taken) < count:
             message = decode(self.wire.popleft())
             assert message is not None
-            taken.append(message)
+            if not isinstance(message, WarningMessage):  # told to people, not to channels
+                taken.append(message)
         return self.do(*map(Received, taken)) if taken else None
 
     def cut(self) -> None:
