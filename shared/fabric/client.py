@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import inspect
 import random
+import secrets
 from collections.abc import Callable, Coroutine, Sequence
 from itertools import cycle
 from typing import TYPE_CHECKING, Any
@@ -103,6 +104,15 @@ class FabricClient:
         """Why the last attempt to connect failed or the last connection broke."""
         return self._last_error
 
+    @property
+    def connection(self) -> Client | None:
+        """The nats-py client of the present connection, for consumers of streams."""
+        return self._nc if self._connected else None
+
+    def new_inbox(self) -> str:
+        """Return a subject that only we may hear, and nobody can guess."""
+        return f"{self._inbox}.{secrets.token_hex(16)}"
+
     async def start(self, *, timeout_s: float | None = None) -> None:
         """Connect, and keep connected until `stop`; see `Fabric.start`."""
         # Files that cannot be read now will not be readable in a second either.
@@ -133,14 +143,21 @@ class FabricClient:
         if self._closing:
             await asyncio.wait(self._closing)
 
-    def publish(self, subject: str, payload: bytes) -> bool:
-        """Send and forget; see `Fabric.publish`."""
+    def publish(
+        self,
+        subject: str,
+        payload: bytes,
+        *,
+        reply: str = "",
+        headers: dict[str, str] | None = None,
+    ) -> bool:
+        """Send and forget; see `Fabric.publish`. What answers goes to ``reply``."""
         nc = self._nc
         if nc is None or not self._connected or nc.pending_data_size > MAX_PENDING_BYTES:
             self.unsent += 1
             return False
         # nats-py's coroutine never waits with pending_size=0: one step runs all of it.
-        step = nc.publish(subject, payload)
+        step = nc.publish(subject, payload, reply, headers)
         try:
             step.send(None)
         except StopIteration:

@@ -34,6 +34,19 @@ class Role:
     answers: bool = False
 
 
+_READS_GRAPH = (
+    "$JS.API.STREAM.INFO.GRAPH",
+    "$JS.API.CONSUMER.CREATE.GRAPH.*",
+    "$JS.API.CONSUMER.MSG.NEXT.GRAPH.*",
+)
+"""What following the routing table takes: to look at the stream, and a consumer to pull from."""
+_MAKES_GRAPH = (
+    "$JS.API.STREAM.CREATE.GRAPH",
+    "$JS.API.STREAM.UPDATE.GRAPH",
+    "$JS.API.STREAM.PURGE.GRAPH",
+)
+
+
 def _front(user: str, why: str, name: str) -> Role:
     """A front's rights; ``name`` is its own, or ``*`` where replicas share a certificate."""
     return Role(
@@ -47,6 +60,7 @@ def _front(user: str, why: str, name: str) -> Role:
             "ln.key.ecdh",
             "ln.onion.*",
             "ln.gossip.>",
+            *_READS_GRAPH,
         ),
         subscribe=(
             f"ln.out.{name}.>",
@@ -71,6 +85,8 @@ ROLES: tuple[Role, ...] = (
             "ln.graph.>",
             "ln.verdict.*",
             "ln.event.>",
+            *_READS_GRAPH,
+            *_MAKES_GRAPH,
         ),
         subscribe=(
             "ln.in.> back.*",
@@ -104,7 +120,7 @@ ROLES: tuple[Role, ...] = (
         subscribe=("ln.hello.*", "ln.alive.*", "_INBOX.admin.>"),
     ),
 )
-"""Every cluster's users. Rights on streams come with the streams GRAPH and EVENTS."""
+"""Every cluster's users. Rights on the stream EVENTS come with it."""
 
 
 def front_alone(name: str) -> Role:
