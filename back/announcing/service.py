@@ -1,10 +1,29 @@
 """Looks at the channels, has what is due signed and stored, then says it.
 
-A look at a channel whose value has not changed costs next to nothing, so one task looks at all of
-them every second, and at once at those it is told of: nothing that is missed is missed for long.
+A look at a channel of which nothing new is to be said costs next to nothing, so one task looks at all of them
+every second, and at once at those it is told of: nothing that is missed is missed for long.
 """
 
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Protocol
+
+import structlog
+
+from back.announcing import nodes, updates
+from back.announcing.changes import changes_of, taken_back
+from back.channel.model import Channel, Link, Phase
+from back.storage import announcements
+from back.storage.store import NODE_SHARD
+from shared.errors import BackendError, InvariantError, LeaseLost, WriteRefused
+from shared.fabric.subjects import shard
+from shared.gossip.record import Change, Kind
+from shared.tasks import Tasks
+from shared.wire import ChannelUpdate, NodeAnnouncement, decode, encode
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -14,9 +33,16 @@ if TYPE_CHECKING:
     from back.runner import ChannelRunner
     from back.signer.signer import Signer
     from back.storage.store import Store
-    from shared.gossip.record import Change
+    from back.switchboard import PeerSession
 
 __all__ = ["Announcing", "Graph"]
+
+log = structlog.get_logger()
+
+LOOK_EVERY_S = 1.0
+AT_ONCE = 64
+"""Channels between two breaths of the event loop: a signature takes some 50 µs."""
+FOREVER = float("inf")
 
 
 class Graph(Protocol):
@@ -24,6 +50,31 @@ class Graph(Protocol):
 
     def announce_own(self, changes: "Iterable[Change]") -> None:
         """Take finished values; idempotent, never blocks."""
+
+
+@dataclass(slots=True)
+class _Known:
+    """What we know of one channel.
+
+    Attributes:
+        channel: as last looked at.
+        facts: what of it matters here.
+        update: our last update of it, stored.
+        raw: the same, encoded.
+        away_since: monotonic seconds; None while its peer is there.
+        look_at: when to look again though nothing has changed.
+        told: the session, and the update that went out on it.
+        announced: what the graph has.
+    """
+
+    channel: Channel
+    update: ChannelUpdate | None
+    raw: bytes | None
+    away_since: float | None
+    facts: tuple[object, ...] = ()
+    look_at: float = 0.0
+    told: "tuple[PeerSession, bytes] | None" = None
+    announced: tuple[Change, ...] = ()
 
 
 class Announcing:
@@ -36,6 +87,8 @@ class Announcing:
         graph: takes them.
         node: what we say of ourselves.
         terms: what we take for forwarding.
+        monotonic: seconds of a clock that never goes back.
+        unix: seconds of the clock that timestamps come from.
     """
 
     def __init__(
@@ -46,17 +99,256 @@ class Announcing:
         graph: Graph,
         node: "OurNode",
         terms: "Terms",
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+        unix: Callable[[], float] = time.time,
     ) -> None:
-        raise NotImplementedError
+        self._store = store
+        self._signer = signer
+        self._runners = runners
+        self._graph = graph
+        self._node = node
+        self._terms = terms
+        self._monotonic = monotonic
+        self._unix = unix
+        self._known: dict[int, _Known] = {}
+        self._stored: dict[int, bytes] = {}
+        self._node_said: NodeAnnouncement | None = None
+        self._is_node_announced = False
+        self._dirty: dict[int, ChannelRunner] = {}
+        self._wake = asyncio.Event()
+        self._tasks = Tasks()
 
     async def start(self) -> None:
-        """Load what was said before, announce it again, and go on."""
-        raise NotImplementedError
+        """Load what was said before, announce it again, and go on.
+
+        Raises:
+            StorageUnavailable: the database is away.
+        """
+        shards = self._store.lease.shards
+        self._stored = await self._store.read(lambda c: announcements.load_updates(c, shards))
+        said = await self._store.read(announcements.load_node)
+        if said is not None:
+            node = decode(said)
+            if not isinstance(node, NodeAnnouncement):
+                raise InvariantError("our stored node_announcement cannot be read")
+            self._node_said = node
+        self._tasks.spawn(self._run(), "announcing")
 
     async def stop(self) -> None:
         """Say nothing more."""
-        raise NotImplementedError
+        await self._tasks.stop()
 
     def changed(self, runner: "ChannelRunner") -> None:
         """A channel is ready, announced, away or closing: look at it now, not within a second."""
-        raise NotImplementedError
+        self._dirty[runner.channel.parameters.key_index] = runner
+        self._wake.set()
+
+    async def _run(self) -> None:
+        try:
+            while True:
+                await self.look(list(self._runners.values()))
+                self._forget_gone()
+                deadline = self._monotonic() + LOOK_EVERY_S
+                while (left := deadline - self._monotonic()) > 0:
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(self._wake.wait(), left)
+                    self._wake.clear()
+                    dirty, self._dirty = self._dirty, {}
+                    await self.look(list(dirty.values()))
+        except LeaseLost:
+            log.warning("announcing_given_up")
+
+    async def look(self, runners: "list[ChannelRunner]") -> None:
+        """Look at channels, and do what is due for them; then for our node.
+
+        Raises:
+            LeaseLost: they are another back's.
+        """
+        waiting = iter(runners)
+        while batch := list(islice(waiting, AT_ONCE)):
+            looked = [(runner, known) for runner in batch if (known := self._looked(runner))]
+            news = await asyncio.gather(*(self._say(*each) for each in looked))
+            if changes := [change for each in news for change in each]:
+                self._graph.announce_own(changes)
+            await asyncio.sleep(0)
+        await self._announce_node()
+
+    # --- one channel ---------------------------------------------------------------------------
+
+    def _looked(self, runner: "ChannelRunner") -> _Known | None:
+        """Take note of the channel; None if there is nothing to do."""
+        channel, now = runner.channel, self._monotonic()
+        key_index = channel.parameters.key_index
+        known = self._known.get(key_index)
+        if known is None:
+            raw = self._stored.pop(key_index, None)
+            known = _Known(channel, _update(raw), raw, away_since=now)
+            self._known[key_index] = known
+        elif known.channel is channel and now < known.look_at:
+            return None
+        # Payments change the channel all the time, and nothing of this.
+        facts, before = _facts(runner), known.facts
+        known.channel, known.facts = channel, facts
+        if facts == before and now < known.look_at:
+            return None
+        if channel.link is Link.ONLINE:
+            known.away_since = None
+        elif known.away_since is None:
+            known.away_since = now
+        known.look_at = self._next_look(known, now)
+        return known
+
+    def _next_look(self, known: _Known, now: float) -> float:
+        """When what is due changes by time alone."""
+        if known.update is None:
+            return now + LOOK_EVERY_S
+        refresh_in_s = known.update.timestamp + updates.REFRESH_S - self._unix()
+        # The clock may be set: never sleep for weeks on its word.
+        look_at = now + min(max(refresh_in_s, LOOK_EVERY_S), 3600.0)
+        if known.away_since is not None:
+            disable_at = known.away_since + self._terms.disable_after_s
+            if disable_at > now:
+                look_at = min(look_at, disable_at)
+        return look_at
+
+    async def _say(self, runner: "ChannelRunner", known: _Known) -> list[Change]:
+        """Renew our update where that is due, tell the peer, and return what the graph lacks."""
+        try:
+            return await self._said(runner, known)
+        except (BackendError, WriteRefused) as error:
+            known.look_at = 0.0
+            name = known.channel.channel_id.hex()
+            log.warning("channel_update_not_stored", channel=name, error=str(error))
+        except LeaseLost:
+            raise
+        except Exception:
+            # A bug of ours: the other channels are announced nevertheless.
+            log.exception("announcing_failed", channel=known.channel.channel_id.hex())
+        return []
+
+    async def _said(self, runner: "ChannelRunner", known: _Known) -> list[Change]:
+        channel = known.channel
+        renewed = self._renewed(known)
+        raw = known.raw if renewed is None else encode(renewed)
+        changes = changes_of(channel, raw, int(self._unix()))
+        is_for_peer = _is_for_peer(runner) and known.told != (runner.session, raw)
+        if renewed is None and changes == known.announced and not is_for_peer:
+            return []
+        # Also where nothing is new: whoever has lost the shard says nothing more for it.
+        writes = []
+        if renewed is not None and raw is not None:
+            writes.append(announcements.update_said(channel.parameters.key_index, raw))
+        await self._store.committer.submit(shard(channel.parameters.node_id), writes)
+        if renewed is not None:
+            known.update, known.raw = renewed, raw
+        self._tell_peer(runner, known)
+        return self._news(known, changes)
+
+    def _renewed(self, known: _Known) -> ChannelUpdate | None:
+        """Return a new update, signed, if one is due."""
+        away_s = 0.0 if known.away_since is None else self._monotonic() - known.away_since
+        wanted = updates.wanted(known.channel, self._terms, known.update, away_s)
+        unix_s = int(self._unix())
+        if wanted is None or not updates.due(known.update, wanted, unix_s):
+            return None
+        last = 0 if known.update is None else known.update.timestamp
+        timestamp = updates.next_timestamp(last, unix_s)
+        return self._signer.sign_channel_update(wanted.model_copy(update={"timestamp": timestamp}))
+
+    def _tell_peer(self, runner: "ChannelRunner", known: _Known) -> None:
+        """Tell the other end of the channel, once a connection and at each change."""
+        if known.update is None or known.raw is None or runner.session is None:
+            return
+        said = runner.session, known.raw
+        if _is_for_peer(runner) and known.told != said:
+            known.told = said
+            runner.send(known.update)
+
+    @staticmethod
+    def _news(known: _Known, changes: tuple[Change, ...]) -> list[Change]:
+        """What the graph does not have yet; takes back what a reorg made void."""
+        if changes == known.announced:
+            return []
+        real = _scid(known.channel)
+        void = [
+            gone
+            for before in known.announced
+            if before.kind is Kind.CHANNEL and isinstance(before.key, int) and before.key != real
+            for gone in taken_back(before.key)
+        ]
+        known.announced = changes
+        return [*void, *changes]
+
+    def _forget_gone(self) -> None:
+        present = {runner.channel.parameters.key_index for runner in self._runners.values()}
+        for key_index in self._known.keys() - present:
+            del self._known[key_index]
+
+    # --- our node ------------------------------------------------------------------------------
+
+    async def _announce_node(self) -> None:
+        """Say who we are, once a channel of ours is known to all (BOLT 7 § node_announcement)."""
+        if not any(known.announced for known in self._known.values()):
+            return
+        wanted, unix_s = nodes.wanted(self._node), int(self._unix())
+        if nodes.due(self._node_said, wanted, unix_s):
+            last = 0 if self._node_said is None else self._node_said.timestamp
+            timestamp = updates.next_timestamp(last, unix_s)
+            said = self._signer.sign_node_announcement(
+                wanted.model_copy(update={"timestamp": timestamp})
+            )
+            write = announcements.node_said(encode(said))
+            try:
+                await self._store.committer.submit(NODE_SHARD, [write])
+            except (BackendError, WriteRefused) as error:
+                log.warning("node_announcement_not_stored", error=str(error))
+                return
+            self._node_said, self._is_node_announced = said, False
+        if not self._is_node_announced and self._node_said is not None:
+            self._is_node_announced = True
+            raw = encode(self._node_said)
+            self._graph.announce_own([Change(Kind.NODE, self._node.node_id, raw)])
+
+
+def _scid(channel: Channel) -> int | None:
+    """Where the network knows the channel; None if it does not, or not yet again."""
+    if channel.channel_announcement is None or channel.funding is None:
+        return None
+    return channel.funding.short_channel_id
+
+
+def _facts(runner: "ChannelRunner") -> tuple[object, ...]:
+    """What of a channel has to do with its announcements; compared before anything is worked out.
+
+    The session is one of them: a peer can leave and be back between two looks.
+    """
+    channel = runner.channel
+    return (
+        channel.phase,
+        channel.link,
+        runner.session,
+        channel.funding,
+        channel.parameters,
+        channel.channel_announcement,
+        channel.remote_channel_update,
+        channel.remote_alias,
+        channel.remote_shutdown_script,
+        channel.is_shutdown_sent,
+    )
+
+
+def _is_for_peer(runner: "ChannelRunner") -> bool:
+    """Whether the other end of the channel hears of our terms now."""
+    channel = runner.channel
+    is_there = runner.session is not None and channel.link is Link.ONLINE
+    return is_there and channel.phase is Phase.NORMAL
+
+
+def _update(raw: bytes | None) -> ChannelUpdate | None:
+    if raw is None:
+        return None
+    update = decode(raw)
+    if not isinstance(update, ChannelUpdate):
+        raise InvariantError("our stored channel_update cannot be read")
+    return update

@@ -16,10 +16,9 @@ MUST_BE_ONE = 1
 DONT_FORWARD = 2
 DISABLE = 2
 _UNSIGNED = bytes(64)
-_MAX_TIMESTAMP = (1 << 32) - 1
 
-OPEN = frozenset({Phase.NORMAL, Phase.SHUTDOWN, Phase.NEGOTIATING, Phase.CLOSING})
-"""Phases in which both `channel_ready` are, or may be, exchanged."""
+PUBLIC_PHASES = frozenset({Phase.NORMAL, Phase.SHUTDOWN, Phase.NEGOTIATING, Phase.CLOSING})
+"""Phases in which an announced channel has something to say, if only that it is disabled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +50,11 @@ def wanted(
         stored: our last update of it.
         away_s: for how long its peer has been away, 0 if it is there.
     """
-    remote = channel.parameters.remote
-    if channel.phase not in OPEN or not channel.is_channel_ready_received or remote is None:
-        return None
     is_public = channel.channel_announcement is not None
+    phases = PUBLIC_PHASES if is_public else (Phase.NORMAL,)
+    remote = channel.parameters.remote
+    if channel.phase not in phases or not channel.is_channel_ready_received or remote is None:
+        return None
     name = _real(channel) if is_public else _private_name(channel)
     capacity_msat = channel.parameters.funding_satoshis * 1000
     htlc_maximum_msat = min(
@@ -63,7 +63,7 @@ def wanted(
     )
     if name is None or htlc_maximum_msat < remote.htlc_minimum_msat:
         return None
-    is_disabled = _is_disabled(channel, terms, stored, away_s)
+    is_disabled = is_public and _is_disabled(channel, terms, stored, away_s)
     return ChannelUpdate(
         signature=_UNSIGNED,
         chain_hash=channel.policy.chain_hash,
@@ -80,10 +80,14 @@ def wanted(
 
 
 def due(stored: ChannelUpdate | None, now_wanted: ChannelUpdate, unix_s: int) -> bool:
-    """Whether ``stored`` must be replaced: it says something else, or grows old."""
-    if stored is None or next_timestamp(stored.timestamp, unix_s) > _MAX_TIMESTAMP:
-        return stored is None
-    if unix_s - stored.timestamp >= REFRESH_S:
+    """Whether ``stored`` must be replaced: it says something else, or grows old.
+
+    Only what the network hears grows old.
+    """
+    if stored is None:
+        return True
+    is_public = not now_wanted.message_flags & DONT_FORWARD
+    if is_public and unix_s - stored.timestamp >= REFRESH_S:
         return True
     same = {"signature": now_wanted.signature, "timestamp": now_wanted.timestamp}
     return stored.model_copy(update=same) != now_wanted
