@@ -234,8 +234,12 @@ class Openings:
         """A peer names the funding output of its channel.
 
         channel_id follows from the outpoint, and anybody can name one: that of another channel must
-        not take its place.
+        not take its place. In a channel that has its outpoint already the message is illegal, and
+        claims nothing.
         """
+        if runner.channel.phase is not Phase.WAIT_FOR_FUNDING_CREATED:
+            runner.post(Received(message))
+            return
         outpoint = Outpoint(message.funding_txid, message.funding_output_index)
         channel_id = funding.channel_id(outpoint)
         if not any(channel_id):

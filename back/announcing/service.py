@@ -1,7 +1,7 @@
 """Looks at the channels, has what is due signed and stored, then says it.
 
-A look at a channel of which nothing new is to be said costs next to nothing, so one task looks at all of them
-every second, and at once at those it is told of: nothing that is missed is missed for long.
+A look at a channel of which nothing new is to be said costs next to nothing, so one task looks at
+all of them every second, and at once at those it is told of: what is missed is not missed for long.
 """
 
 import asyncio

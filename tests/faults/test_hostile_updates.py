@@ -35,6 +35,7 @@ from shared.wire import (
     ClosingSigned,
     CommitmentSigned,
     Error,
+    FundingCreated,
     FundingSigned,
     Message,
     RevokeAndAck,
@@ -542,7 +543,7 @@ async def test_a_hundred_feerates_in_one_batch_count_as_the_last(
 # --- messages out of place
 
 
-@pytest.mark.parametrize("name", ["funding", "closing_signed", "stfu", "tx_abort"])
+@pytest.mark.parametrize("name", ["funding", "closing_signed", "stfu", "tx_abort", "created"])
 async def test_a_message_that_is_illegal_in_an_open_channel_ends_the_connection(
     mallory: HostilePeer,  # noqa: F811
     name: str,
@@ -551,6 +552,12 @@ async def test_a_message_that_is_illegal_in_an_open_channel_ends_the_connection(
     channel_id = mallory.channel_id
     illegal: dict[str, Message] = {
         "funding": FundingSigned(channel_id=channel_id, signature=bytes(64)),
+        "created": FundingCreated(
+            temporary_channel_id=channel_id,
+            funding_txid=bytes(32),
+            funding_output_index=0,
+            signature=bytes(64),
+        ),
         "closing_signed": ClosingSigned(
             channel_id=channel_id, fee_satoshis=500, signature=bytes(64)
         ),

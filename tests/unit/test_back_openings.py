@@ -438,6 +438,17 @@ def test_the_outpoint_of_another_channel_ends_the_opening() -> None:
     assert [type(event) for event in runner.posted] == [AbandonOpening]
 
 
+def test_a_channel_that_has_its_outpoint_claims_no_other() -> None:
+    rig = Rig()
+    open_channel, opening = Runner(opened()[0]), fundee()
+    for message in (created(), created().model_copy(update={"funding_txid": bytes(32)})):
+        rig.openings.created(open_channel, message)  # type: ignore[arg-type]
+    # Its own rules refuse it, and say so.
+    assert [type(e) for e in open_channel.posted] == [Received, Received]
+    rig.openings.created(opening, created())  # type: ignore[arg-type]
+    assert [type(e) for e in opening.posted] == [Received]
+
+
 def test_two_openings_at_once_cannot_name_one_outpoint() -> None:
     rig, first, second = Rig(), fundee(), fundee()
     rig.openings.created(first, created())  # type: ignore[arg-type]
