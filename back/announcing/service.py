@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import structlog
 
@@ -19,7 +19,7 @@ from back.announcing.changes import changes_of, taken_back
 from back.channel.model import Channel, Link, Phase
 from back.storage import announcements
 from back.storage.store import NODE_SHARD
-from shared.errors import BackendError, InvariantError, LeaseLost, WriteRefused
+from shared.errors import BackendError, LeaseLost, MalformedMessage, WriteRefused
 from shared.fabric.subjects import shard
 from shared.gossip.record import Change, Kind
 from shared.tasks import Tasks
@@ -42,7 +42,8 @@ log = structlog.get_logger()
 LOOK_EVERY_S = 1.0
 AT_ONCE = 64
 """Channels between two breaths of the event loop: a signature takes some 50 µs."""
-FOREVER = float("inf")
+
+T = TypeVar("T", ChannelUpdate, NodeAnnouncement)
 
 
 class Graph(Protocol):
@@ -128,11 +129,7 @@ class Announcing:
         shards = self._store.lease.shards
         self._stored = await self._store.read(lambda c: announcements.load_updates(c, shards))
         said = await self._store.read(announcements.load_node)
-        if said is not None:
-            node = decode(said)
-            if not isinstance(node, NodeAnnouncement):
-                raise InvariantError("our stored node_announcement cannot be read")
-            self._node_said = node
+        self._node_said = _read(said, NodeAnnouncement)
         self._tasks.spawn(self._run(), "announcing")
 
     async def stop(self) -> None:
@@ -183,7 +180,8 @@ class Announcing:
         known = self._known.get(key_index)
         if known is None:
             raw = self._stored.pop(key_index, None)
-            known = _Known(channel, _update(raw), raw, away_since=now)
+            update = _read(raw, ChannelUpdate)
+            known = _Known(channel, update, raw if update else None, away_since=now)
             self._known[key_index] = known
         elif known.channel is channel and now < known.look_at:
             return None
@@ -291,24 +289,31 @@ class Announcing:
         """Say who we are, once a channel of ours is known to all (BOLT 7 § node_announcement)."""
         if not any(known.announced for known in self._known.values()):
             return
-        wanted, unix_s = nodes.wanted(self._node), int(self._unix())
-        if nodes.due(self._node_said, wanted, unix_s):
-            last = 0 if self._node_said is None else self._node_said.timestamp
-            timestamp = updates.next_timestamp(last, unix_s)
-            said = self._signer.sign_node_announcement(
-                wanted.model_copy(update={"timestamp": timestamp})
-            )
-            write = announcements.node_said(encode(said))
-            try:
-                await self._store.committer.submit(NODE_SHARD, [write])
-            except (BackendError, WriteRefused) as error:
-                log.warning("node_announcement_not_stored", error=str(error))
-                return
-            self._node_said, self._is_node_announced = said, False
-        if not self._is_node_announced and self._node_said is not None:
+        said = self._renewed_node()
+        if said is None and self._is_node_announced:
+            return
+        writes = [] if said is None else [announcements.node_said(encode(said))]
+        try:
+            await self._store.committer.submit(NODE_SHARD, writes)
+        except (BackendError, WriteRefused) as error:
+            log.warning("node_announcement_not_stored", error=str(error))
+            return
+        self._node_said = said or self._node_said
+        if self._node_said is not None:
             self._is_node_announced = True
             raw = encode(self._node_said)
             self._graph.announce_own([Change(Kind.NODE, self._node.node_id, raw)])
+
+    def _renewed_node(self) -> NodeAnnouncement | None:
+        """Return a new announcement of our node, signed, if one is due."""
+        wanted, unix_s = nodes.wanted(self._node), int(self._unix())
+        if not nodes.due(self._node_said, wanted, unix_s):
+            return None
+        last = 0 if self._node_said is None else self._node_said.timestamp
+        timestamp = updates.next_timestamp(last, unix_s)
+        return self._signer.sign_node_announcement(
+            wanted.model_copy(update={"timestamp": timestamp})
+        )
 
 
 def _scid(channel: Channel) -> int | None:
@@ -345,10 +350,13 @@ def _is_for_peer(runner: "ChannelRunner") -> bool:
     return is_there and channel.phase is Phase.NORMAL
 
 
-def _update(raw: bytes | None) -> ChannelUpdate | None:
+def _read(raw: bytes | None, kind: type[T]) -> T | None:
+    """Read what was stored; what cannot be read is made again, with the clock's timestamp."""
     if raw is None:
         return None
-    update = decode(raw)
-    if not isinstance(update, ChannelUpdate):
-        raise InvariantError("our stored channel_update cannot be read")
-    return update
+    with contextlib.suppress(MalformedMessage):
+        message = decode(raw)
+        if isinstance(message, kind):
+            return message
+    log.error("stored_announcement_unreadable", kind=kind.NAME)
+    return None
