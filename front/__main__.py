@@ -31,7 +31,10 @@ async def run(settings: FrontSettings) -> None:
     own = fabric.identity.name
     if own and own != settings.name:
         raise CommandError(f"the certificate is for front {own}, the settings say {settings.name}")
-    front = FrontProcess(settings, fabric)
+    bulk = FabricClient(
+        settings.nats_urls, settings.credentials, role="front", name=f"front-{settings.name}.bulk"
+    )
+    front = FrontProcess(settings, fabric, bulk)
     try:
         await program.until_stopped(front.start(), asyncio.Event())
     except BaseException:

@@ -33,6 +33,7 @@ from shared.fabric.session import gone_for_unknown
 from shared.features import FeatureSet
 
 if TYPE_CHECKING:
+    from front.gossip.service import Gossip
     from front.metrics import Metrics
     from front.peer.session import Peer
     from front.transport.keepalive import Timing
@@ -74,6 +75,7 @@ class Bridge:
         node_id: ours, if configured; else learned from ``ln.graph.self``.
         rules: for every peer.
         metrics: counts sessions and what went wrong.
+        gossip: BOLT 7 of all peers.
     """
 
     def __init__(
@@ -83,8 +85,10 @@ class Bridge:
         node_id: bytes | None,
         rules: PeerRules,
         metrics: "Metrics",
+        gossip: "Gossip",
     ) -> None:
         self.fabric = fabric
+        self.gossip = gossip
         self.name = name
         self.rules = rules
         self.metrics = metrics
@@ -97,6 +101,8 @@ class Bridge:
         """Set once `node_id` is known: without it no handshake is possible."""
         if node_id is not None:
             self.known.set()
+        self.introduced = asyncio.Event()
+        """Set once `identity` is known: without it there is no gossip."""
         self._loop = asyncio.get_running_loop()
         self.owners = Owners(self.now())
         self._newest_epoch = 0
@@ -114,6 +120,7 @@ class Bridge:
         """Subscribe; the fabric need not be connected yet."""
         self.fabric.on_lost(self._fabric_lost)
         self.fabric.on_back(self._fabric_back)
+        self.gossip.on_node_self = self._told_who_we_are
         for subject, handler in (
             (subjects.front_outbound(self.name), self._outbound),
             (subjects.HELLO, self._hello),
@@ -256,18 +263,21 @@ class Bridge:
             self._loop.call_later(delay, peer.hello, epoch)
 
     def _node_self(self, received: Received) -> None:
+        self._told_who_we_are(received.payload)
+
+    def _told_who_we_are(self, payload: bytes) -> None:
+        """Take it from the back itself, or from the stream while no back runs."""
         try:
-            said = read(NodeSelf, received.payload)
+            said = read(NodeSelf, payload)
+            if self.node_id is not None and said.node_id != self.node_id:
+                raise FabricError(f"the back is node {said.node_id.hex()}, we are another")
         except FabricError as error:
-            self.not_understood(received.subject, error)
-            return
-        if self.node_id is not None and said.node_id != self.node_id:
-            other = FabricError(f"the back is node {said.node_id.hex()}, we are another")
-            self.not_understood(received.subject, other)
+            self.not_understood(subjects.GRAPH_SELF, error)
             return
         self.node_id = said.node_id
         self.identity = Identity(FeatureSet.from_bytes(said.features), said.networks)
         self.known.set()
+        self.introduced.set()
 
     def not_understood(self, subject: str, error: FabricError) -> None:
         """Count and log a fabric message that made no sense."""

@@ -12,12 +12,15 @@ import structlog
 from front.admission import Admission
 from front.bridge import Bridge, PeerRules
 from front.dialer import Dialer, DialRules
+from front.gossip.service import Gossip
 from front.keys.local import LocalKey, load
 from front.keys.remote import RemoteKey
 from front.listener import Listener
 from front.metrics import Metrics
 from shared.errors import CommandError
 from shared.fabric import subjects
+from shared.fabric.client import FabricClient
+from shared.fabric.graph import GraphFollower
 from shared.fabric.requests import Alive, Load
 from shared.metrics import MetricsServer
 from shared.settings import host_port
@@ -31,6 +34,8 @@ if TYPE_CHECKING:
 __all__ = ["FrontProcess"]
 
 BEAT_S = 1.0
+LOAD_PATIENCE_S = 20.0
+"""A front whose table takes longer is healthy without it."""
 STEP_PEERS = 50
 """How many peers a draining front closes at once."""
 STEP_S = 0.05
@@ -46,19 +51,23 @@ class FrontProcess:
     Args:
         settings: all of it.
         fabric: the connection for sessions and requests; not started yet.
+        bulk: the connection for gossip and the routing table; not started yet. One without streams
+            (in memory) has no table to follow.
 
     Raises:
         CommandError: the node key cannot be loaded, or belongs to another node.
     """
 
-    def __init__(self, settings: "FrontSettings", fabric: "Fabric") -> None:
+    def __init__(self, settings: "FrontSettings", fabric: "Fabric", bulk: "Fabric") -> None:
         self.settings = settings
         self.fabric = fabric
+        self.bulk = bulk
         self.metrics = Metrics()
         self.draining = False
         key, node_id = _key(settings, fabric)
         rules = PeerRules(settings.timing, settings.init_timeout_s)
-        self.bridge = Bridge(fabric, settings.name, node_id, rules, self.metrics)
+        self.gossip = Gossip()
+        self.bridge = Bridge(fabric, settings.name, node_id, rules, self.metrics, self.gossip)
         admission = Admission(settings.limits)
         self.listener = Listener(
             self.bridge, key, admission, settings.handshake_timeout_s, settings.proxies
@@ -72,6 +81,8 @@ class FrontProcess:
         )
         self.dialer = Dialer(self.bridge, key, dial_rules)
         self.metrics_server = MetricsServer(self.metrics.text, self.unhealthy)
+        self.follower = GraphFollower(bulk, self.gossip) if isinstance(bulk, FabricClient) else None
+        self._started_at = time.monotonic()
         self._tasks = Tasks()
         self._cpu = (time.monotonic(), time.process_time())
 
@@ -89,10 +100,17 @@ class FrontProcess:
         await self.bridge.start()
         await self.dialer.start()
         await self.fabric.start()
+        await self._start_gossip()
         await self.bridge.known.wait()
         await self.listener.start(self.settings.listen)
         self._tasks.spawn(self._beat(), "heartbeat")
         log.info("front_started", name=self.settings.name, instance=self.bridge.instance.hex())
+
+    async def _start_gossip(self) -> None:
+        if self.bulk is not self.fabric:
+            await self.bulk.start()
+        if self.follower is not None:
+            self.follower.start()
 
     async def drain(self) -> None:
         """Stop politely: accept nothing, say so, close peers in small steps, then everything.
@@ -117,7 +135,11 @@ class FrontProcess:
     async def stop(self) -> None:
         """Stop at once; peers' connections end with the process."""
         await self._tasks.stop()
+        if self.follower is not None:
+            await self.follower.stop()
         await self.bridge.stop()
+        if self.bulk is not self.fabric:
+            await self.bulk.stop()
         await self.fabric.stop()
         await self.metrics_server.stop()
         # Connections that were just aborted hear of it in the loop's next turn.
@@ -131,7 +153,15 @@ class FrontProcess:
             return "no connection to the broker"
         if not self.listener.addresses:
             return "not listening: the node id is not known yet"
+        if self._is_loading():
+            return "loading the routing table"
         return ""
+
+    def _is_loading(self) -> bool:
+        """Whether a table is on its way; not for ever: channels do not need it."""
+        if self.follower is None or time.monotonic() - self._started_at > LOAD_PATIENCE_S:
+            return False
+        return self.gossip.is_loading or not self.follower.looked.is_set()
 
     async def _beat(self) -> None:
         while True:

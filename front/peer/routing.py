@@ -9,21 +9,32 @@ from enum import Enum, auto
 from shared.wire import (
     REGISTRY,
     AnnouncementSignatures,
+    ChannelAnnouncement,
     ChannelUpdate,
+    GossipTimestampFilter,
     Init,
     Message,
+    NodeAnnouncement,
     Ping,
     Pong,
     QueryChannelRange,
     QueryShortChannelIds,
+    ReplyChannelRange,
+    ReplyShortChannelIdsEnd,
 )
 
-__all__ = ["OPENS_CHANNEL", "Route", "channel_of", "message_name", "route"]
+__all__ = ["ANNOUNCEMENTS", "OPENS_CHANNEL", "Route", "channel_of", "message_name", "route"]
 
 OPENS_CHANNEL = frozenset(
     {"funding_created", "funding_signed", "tx_signatures", "channel_ready", "channel_reestablish"}
 )
 """Messages of the owner after which a peer counts as one with channels."""
+
+ANNOUNCEMENTS = frozenset(
+    message.TYPE.to_bytes(2, "big")
+    for message in (ChannelAnnouncement, NodeAnnouncement, ChannelUpdate)
+)
+"""The first two bytes of what is not even decoded here: there is too much of it."""
 
 _FIRST_GOSSIP_TYPE = 256
 """BOLT 1: channel messages are below, routing messages from here to 511."""
@@ -35,12 +46,10 @@ class Route(Enum):
 
     OWNER = auto()
     """Numbered in the session."""
-    UPDATE = auto()
-    """The same, within a budget: most channel_updates are gossip."""
     PING = auto()
     PONG = auto()
-    QUERY = auto()
-    """Answered here."""
+    GOSSIP = auto()
+    """Queries, their answers and filters: for this front."""
     DROP = auto()
     """Accepted and ignored."""
     ILLEGAL = auto()
@@ -51,23 +60,19 @@ _ROUTES: dict[type[Message], Route] = {
     Ping: Route.PING,
     Pong: Route.PONG,
     Init: Route.ILLEGAL,
-    QueryChannelRange: Route.QUERY,
-    QueryShortChannelIds: Route.QUERY,
+    GossipTimestampFilter: Route.GOSSIP,
+    QueryChannelRange: Route.GOSSIP,
+    QueryShortChannelIds: Route.GOSSIP,
+    ReplyChannelRange: Route.GOSSIP,
+    ReplyShortChannelIdsEnd: Route.GOSSIP,
     AnnouncementSignatures: Route.OWNER,
 }
 
 
-def route(message: Message, *, has_channels: bool) -> Route:
-    """Say where ``message`` goes.
-
-    Args:
-        message: of the peer, after `init`.
-        has_channels: whether the peer has channels with us.
-    """
+def route(message: Message) -> Route:
+    """Say where ``message`` goes, which the peer sent after `init`."""
     if (known := _ROUTES.get(type(message))) is not None:
         return known
-    if isinstance(message, ChannelUpdate):
-        return Route.UPDATE if has_channels else Route.DROP
     return Route.OWNER if message.TYPE < _FIRST_GOSSIP_TYPE else Route.DROP
 
 

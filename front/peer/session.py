@@ -7,7 +7,7 @@ The socket (`Stream`) on one side, the session over the fabric (`FrontSession`) 
 
 While no owner answers, the peer is kept: our `init` is then made of what ``ln.graph.self`` said,
 and `open` is asked again until somebody answers. This front originates `init`, `ping`, `pong`,
-`warning` and answers to gossip queries; all else comes from the owner.
+`warning` and gossip (`front.gossip`); all else comes from the owner.
 """
 
 import asyncio
@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from front.admission import TokenBucket
-from front.gossip.answers import answer
+from front.peer.complaint import Budget, warning
+from front.peer.gossip import PeerLink
 from front.peer.handshake import Identity, check_init, our_init
-from front.peer.routing import OPENS_CHANNEL, Route, channel_of, message_name, route
+from front.peer.knock import Knock
+from front.peer.routing import ANNOUNCEMENTS, OPENS_CHANNEL, Route, channel_of, message_name, route
 from front.transport.keepalive import Keepalive
-from front.transport.stream import MAX_UNSENT
+from front.transport.stream import MAX_UNSENT, AuthenticatedHandler
 from shared.errors import (
     Action,
-    BackendError,
     FabricError,
     MalformedMessage,
     PeerError,
@@ -40,7 +40,6 @@ from shared.wire import (
     Message,
     Ping,
     Pong,
-    Warning as WarningMessage,
     decode,
     encode,
     to_json,
@@ -54,7 +53,6 @@ if TYPE_CHECKING:
 __all__ = ["Peer"]
 
 _BOLT = "BOLT 1"
-_ALL_CHANNELS = bytes(32)
 UPDATES_PER_S, UPDATE_BURST = 2.0, 100.0
 """How many channel_updates of one peer reach its owner; the rest is dropped, as gossip may be."""
 WARNINGS_PER_S, WARNING_BURST = 0.2, 5.0
@@ -63,7 +61,7 @@ _WARNED = frozenset({Reason.PROTOCOL, Reason.OVER_WINDOW, Reason.REFUSED})
 """Ends whose cause the peer is told in a `warning`."""
 
 
-class Peer:
+class Peer(AuthenticatedHandler):
     """A connected peer and its session.
 
     Args:
@@ -74,7 +72,6 @@ class Peer:
     """
 
     __slots__ = (
-        "_asking",
         "_bridge",
         "_delivered",
         "_departed",
@@ -82,6 +79,8 @@ class Peer:
         "_init_by",
         "_introduction",
         "_keepalive",
+        "_knock",
+        "_link",
         "_log",
         "_ours",
         "_over",
@@ -118,10 +117,11 @@ class Peer:
         self._theirs: Init | None = None
         self._has_channels = self._over = False
         self._delivered = self._written = self._resent = 0
-        self._updates: TokenBucket | None = None
-        self._warnings: TokenBucket | None = None
+        self._updates = Budget(UPDATES_PER_S, UPDATE_BURST)
+        self._warnings = Budget(WARNINGS_PER_S, WARNING_BURST)
         self._timer: asyncio.TimerHandle | None = None
-        self._asking: asyncio.Task[None] | None = None
+        self._knock = Knock(bridge, self)
+        self._link: PeerLink | None = None
         self._log = structlog.get_logger().bind(
             peer=self.node_id.hex(), session=introduction.session.hex()
         )
@@ -129,41 +129,27 @@ class Peer:
     def start(self) -> None:
         """Ask the owner in, and set the clocks."""
         self._bridge.add(self)
-        self._ask_owner()
+        self._knock.start()
         self._run([])
 
     # --- before the session is used ------------------------------------------------------------
 
-    def _ask_owner(self) -> None:
-        if self._asking is None or self._asking.done():
-            self._asking = asyncio.get_running_loop().create_task(self._open())
-            self._asking.add_done_callback(self._asked)
-
-    def _asked(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._log.error("open_failed", exc_info=error)
-            self._end(Reason.INVALID, "the session could not be opened")
-
-    async def _open(self) -> None:
-        """Ask until an owner answers or the connection ends."""
-        attempt = 0
-        while not self.session.ended:
-            try:
-                reply = await self._bridge.open(self.shard, self._open_request())
-                if self._answered(reply):
-                    return
-            except BackendError as error:
-                self._log.debug("open_unanswered", why=str(error), attempt=attempt)
-            if self._bridge.identity is not None:
-                self._say_init(self._bridge.identity)
-            attempt += 1
-            await self._bridge.owner_or_later(self.shard, attempt)
-
-    def _open_request(self) -> OpenRequest:
+    def open_request(self) -> OpenRequest:
+        """Ask whether this peer may come in."""
         bridge, made = self._bridge, self._introduction
         return made.open_request(bridge.name, bridge.instance, self.node_id, bridge.now())
 
-    def _answered(self, reply: OpenReply) -> bool:
+    def unanswered(self) -> None:
+        """No owner answered: our `init` need not wait for one."""
+        if self._bridge.identity is not None and not self.session.ended:
+            self._say_init(self._bridge.identity)
+
+    def knock_failed(self, error: BaseException) -> None:
+        """A bug of ours: nobody asks the owner any more."""
+        self._log.error("open_failed", exc_info=error)
+        self._end(Reason.INVALID, "the session could not be opened")
+
+    def answered(self, reply: OpenReply) -> bool:
         """Take the owner's answer; False if it is another session's or a former owner's."""
         if self.session.ended:
             return True
@@ -200,7 +186,7 @@ class Peer:
         try:
             features = check_init(self._ours, self._theirs)
         except ProtocolViolation as error:
-            self._violated(error, str(error))
+            self.violated(error, str(error))
             return
         self._init_by = None
         self._bridge.metrics.peers.inc()
@@ -210,18 +196,11 @@ class Peer:
         connected = made.connected(self._bridge.name, self._ours, self._theirs)
         now = self._bridge.now()
         self._run(self.session.send("connected", None, connected.to_bytes(), 0, now))
+        if not self._stream.closing:
+            self._link = PeerLink(self, self._ours, self._theirs, made.direction)
+            self._bridge.gossip.joined(self._link)
 
     # --- the socket (StreamHandler) ---------------------------------------------------------------
-
-    def connected(self, stream: "Stream") -> None:
-        """Not called here: it has happened."""
-
-    def identified(self, stream: "Stream") -> bool:
-        """Not called here: the address was known before BOLT 8."""
-        return not stream.closing
-
-    def authenticated(self, stream: "Stream") -> None:
-        """Not called here: it has happened."""
 
     def received(self, stream: "Stream", message: bytes) -> None:
         """One message of the peer."""
@@ -230,17 +209,22 @@ class Peer:
         self._keepalive.heard(self._bridge.now())
         self._bridge.metrics.messages_in.inc()
         try:
-            self._take(message)
+            if self._link is not None and message[:2] in ANNOUNCEMENTS:
+                self._take_announcement(self._link, message)
+            else:
+                self._take(message)
         except MalformedMessage as error:
-            self._violated(error, f"{message_name(message)}: {error}")
+            self.violated(error, f"{message_name(message)}: {error}")
         except PeerError as error:
-            self._violated(error, str(error))
+            self.violated(error, str(error))
 
     def drained(self, stream: "Stream") -> None:
         """Everything delivered so far is written."""
         if self._written < self._delivered and not stream.closing:
             self._written = self._delivered
             self._run(self.session.written(self._written, self._bridge.now()))
+        if self._link is not None and not stream.closing:
+            self._bridge.gossip.drained(self._link)
 
     def failed(self, stream: "Stream", error: Exception) -> None:
         """A frame did not authenticate: nothing can be said any more (BOLT 8)."""
@@ -261,18 +245,16 @@ class Peer:
         if message is None:
             self._bridge.metrics.dropped.labels("unknown_odd").inc()
             return
-        match route(message, has_channels=self._has_channels):
+        match route(message):
             case Route.OWNER:
                 self._pass_on(message, len(data))
-            case Route.UPDATE:
-                self._pass_on_update(message, len(data))
             case Route.PING if isinstance(message, Ping):
                 self._reply(self._keepalive.ping_received(message, self._bridge.now()))
             case Route.PONG if isinstance(message, Pong):
                 self._keepalive.pong_received(message)
                 self._set_timer()
-            case Route.QUERY:
-                self._reply(answer(message))
+            case Route.GOSSIP if self._link is not None:
+                self._bridge.gossip.message(self._link, message)
             case Route.ILLEGAL:
                 raise ProtocolViolation(f"{message.NAME} after init", bolt=_BOLT)
             case _:
@@ -291,12 +273,18 @@ class Peer:
         body = to_json(message)
         self._run(self.session.send(message.NAME, channel_of(message), body, size, now))
 
+    def _take_announcement(self, link: PeerLink, data: bytes) -> None:
+        """Gossip; a channel_update that the table knows nothing of may be of its channel with us.
+
+        Then it is the owner's too: the table may only not know the channel yet.
+        """
+        if not self._bridge.gossip.announcement(link, data) and self._has_channels:
+            message = decode(data)
+            if message is not None:
+                self._pass_on_update(message, len(data))
+
     def _pass_on_update(self, message: Message, size: int) -> None:
-        """A channel_update may be of its channel with us, or gossip that nobody asked for."""
-        now = self._bridge.now()
-        if self._updates is None:
-            self._updates = TokenBucket(UPDATES_PER_S, UPDATE_BURST, now)
-        if self._updates.take(now):
+        if self._updates.take(self._bridge.now()):
             self._pass_on(message, size)
         else:
             self.session.dropped()
@@ -311,8 +299,29 @@ class Peer:
         self._send(message)
 
     def _send(self, message: Message) -> None:
+        self.send_raw(encode(message))
+
+    # --- for the link -----------------------------------------------------------------------------
+
+    @property
+    def has_channels(self) -> bool:
+        """Whether the peer has channels with us, as far as is known here."""
+        return self._has_channels
+
+    @property
+    def closing(self) -> bool:
+        """Whether nothing can be sent any more."""
+        return self._stream.closing
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that the peer's side has not taken yet."""
+        return self._stream.unsent
+
+    def send_raw(self, message: bytes) -> None:
+        """Send one raw message on this front's own account."""
         self._bridge.metrics.messages_out.inc()
-        self._stream.send(encode(message))
+        self._stream.send(message)
 
     # --- the fabric -------------------------------------------------------------------------------
 
@@ -365,7 +374,7 @@ class Peer:
                 case Ended(reason, detail):
                     self._end(reason, detail)
                 case _:
-                    self._ask_owner()
+                    self._knock.start()
         self._count_resends()
         if not self._stream.closing:
             # What follows their init waits until ours is sent: `connected` goes first.
@@ -394,17 +403,14 @@ class Peer:
         self._bridge.metrics.messages_out.inc()
         self._stream.send(data)
 
-    def _violated(self, error: PeerError, text: str) -> None:
+    def violated(self, error: PeerError, text: str) -> None:
         """Tell the peer what it did; end the connection unless the BOLT lets it go on."""
         self._bridge.metrics.violations.labels(error.bolt).inc()
         self._log.info("peer_violation", why=text)
         if error.action is not Action.WARN:
             self._end(Reason.PROTOCOL, text)
             return
-        now = self._bridge.now()
-        if self._warnings is None:
-            self._warnings = TokenBucket(WARNINGS_PER_S, WARNING_BURST, now)
-        if self._warnings.take(now):
+        if self._warnings.take(self._bridge.now()):
             self._warn(text)
 
     def _warn(self, text: str) -> None:
@@ -416,15 +422,15 @@ class Peer:
             inbound = made.direction is Direction.INBOUND
             self._ours = our_init(self._bridge.identity, self._stream.remote if inbound else None)
             self._send(self._ours)
-        # BOLT 1: what is not printable ASCII may not be shown.
-        printable = text.replace("§ ", "").encode("ascii", "replace")[:1000]
-        self._send(WarningMessage(channel_id=_ALL_CHANNELS, data=printable))
+        self._send(warning(text))
 
     def _end(self, reason: Reason, detail: str, *, warn: bool = True) -> None:
         """Close the TCP connection and say so on the fabric; a second call does nothing."""
         if self._over:
             return
         self._over = True
+        if self._link is not None:
+            self._bridge.gossip.left(self._link)
         if warn and reason in _WARNED:
             self._warn(detail)
         self._stream.close()
@@ -433,8 +439,7 @@ class Peer:
         self._bridge.metrics.ended.labels(reason.value).inc()
         self._log.info("peer_ended", reason=reason.value, detail=detail)
         self._run(self.session.disconnect(reason, detail, self._bridge.now()))
-        if self._asking is not None and self._asking is not asyncio.current_task():
-            self._asking.cancel()
+        self._knock.stop()
 
     def _count_resends(self) -> None:
         if (resent := self.session.resent) > self._resent:
@@ -481,12 +486,12 @@ class Peer:
             if now >= self._init_by:
                 who = "you sent none" if self._theirs is None else "no owner answered"
                 error = ProtocolViolation(f"no init in time: {who}", bolt=f"{_BOLT} § init")
-                self._violated(error, str(error))
+                self.violated(error, str(error))
             return
         try:
             ping = self._keepalive.due(now, self._bridge.pong_size())
         except ProtocolViolation as error:
-            self._violated(error, str(error))
+            self.violated(error, str(error))
             return
         if ping is not None:
             self._send(ping)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from front.keys.provider import KeyProvider
     from front.metrics import Metrics
 
-__all__ = ["MAX_UNSENT", "Stream", "StreamHandler"]
+__all__ = ["MAX_UNSENT", "AuthenticatedHandler", "Stream", "StreamHandler"]
 
 MAX_UNSENT = 1 << 20
 """Bytes a peer may leave unread of what is sent on this front's own account, like pongs."""
@@ -49,6 +49,22 @@ class StreamHandler(Protocol):
 
     def lost(self, stream: "Stream") -> None:
         """The TCP connection is gone; the last call."""
+
+
+class AuthenticatedHandler:
+    """What a `StreamHandler` that takes over after BOLT 8 need not hear: it has happened."""
+
+    __slots__ = ()
+
+    def connected(self, stream: "Stream") -> None:
+        """Not called."""
+
+    def identified(self, stream: "Stream") -> bool:
+        """Not called."""
+        return not stream.closing
+
+    def authenticated(self, stream: "Stream") -> None:
+        """Not called."""
 
 
 def _never(_: str) -> bool:

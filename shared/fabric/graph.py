@@ -154,6 +154,7 @@ class GraphFollower:
             was there is then gone from the stream, and its owner writes it again.)
 
     Attributes:
+        looked: set when it is known for the first time whether there is a stream.
         ready: set when the first complete snapshot was handed over, for good.
         lag: values that wait at the broker, as far as known.
         loads: how often a table was loaded from the start.
@@ -168,6 +169,7 @@ class GraphFollower:
         rules: FollowRules = FollowRules(),
         on_refused: Callable[[str], None] | None = None,
     ) -> None:
+        self.looked = asyncio.Event()
         self.ready = asyncio.Event()
         self.lag = 0
         self.loads = 0
@@ -228,11 +230,13 @@ class GraphFollower:
         """Read until something is wrong; return how long to wait before the next attempt."""
         state = await stream_state(self._fabric, STREAM)
         if state is None:
+            self.looked.set()
             return self._rules.absent_s
         if self._away_too_long(state) or not await is_same(
             self._fabric, state, self._created, self._seq
         ):
             self._begin(state)
+        self.looked.set()
         self._seen = state.time
         consumer = StreamConsumer(
             self._fabric, connection, STREAM, self._on_value, self._rules.consumer

@@ -32,7 +32,7 @@ def front_settings(**changes: Any) -> FrontSettings:
 @asynccontextmanager
 async def running_front(fabric: Fabric, **changes: Any) -> AsyncIterator[FrontProcess]:
     """Start a front; drain it at the end."""
-    front = FrontProcess(front_settings(**changes), fabric)
+    front = FrontProcess(front_settings(**changes), fabric, fabric)
     try:
         async with asyncio.timeout(TIMEOUT_S):
             await front.start()

@@ -118,12 +118,12 @@ def test_a_secret_that_is_no_key_is_refused(aws, text):
 async def test_a_key_of_another_node_is_refused_at_the_start():
     settings = front_settings(key_provider="env", node_key=PRIVATE.hex(), node_id=NODE_ID)
     fabric = MemoryFabric(MemoryBroker())
-    assert FrontProcess(settings, fabric).bridge.node_id == NODE_ID
+    assert FrontProcess(settings, fabric, fabric).bridge.node_id == NODE_ID
     other = front_settings(
         key_provider="env", node_key=PRIVATE.hex(), node_id=node_id_of(b"\x55" * 32)
     )
     with pytest.raises(CommandError, match=f"is of node {NODE_ID.hex()}"):
-        FrontProcess(other, fabric)
+        FrontProcess(other, fabric, fabric)
 
 
 # --- remote --------------------------------------------------------------------------------------

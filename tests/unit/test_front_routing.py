@@ -5,7 +5,6 @@ from front.peer.routing import Route, channel_of, route
 from shared.chain import REGTEST
 from shared.wire import (
     REGISTRY,
-    ChannelUpdate,
     Error,
     GossipTimestampFilter,
     Ping,
@@ -34,18 +33,16 @@ def test_every_message_goes_where_the_architecture_says(model):
         "init": Route.ILLEGAL,
         "ping": Route.PING,
         "pong": Route.PONG,
-        "query_short_channel_ids": Route.QUERY,
-        "query_channel_range": Route.QUERY,
+        "query_short_channel_ids": Route.GOSSIP,
+        "query_channel_range": Route.GOSSIP,
+        "reply_short_channel_ids_end": Route.GOSSIP,
+        "reply_channel_range": Route.GOSSIP,
+        "gossip_timestamp_filter": Route.GOSSIP,
     }.get(model.NAME)
     if expected is None:
         bolt_2 = model.NAME in TO_OWNER or 32 <= model.TYPE < 256
         expected = Route.OWNER if bolt_2 else Route.DROP
-    assert route(blank(model), has_channels=False) is expected
-
-
-def test_a_channel_update_goes_to_the_owner_only_from_a_peer_with_channels():
-    assert route(blank(ChannelUpdate), has_channels=True) is Route.UPDATE
-    assert route(blank(ChannelUpdate), has_channels=False) is Route.DROP
+    assert route(blank(model)) is expected
 
 
 def test_a_message_names_its_channel():
