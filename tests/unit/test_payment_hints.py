@@ -34,12 +34,12 @@ def update(**fields: int) -> bytes:
     )
 
 
-def channel(*, announce: bool = False, **changes: Any) -> Channel:
+def channel(*, is_announced: bool = False, **changes: Any) -> Channel:
     end = opened()[1]
     assert end.funding is not None
     return replace(
         end,
-        parameters=replace(end.parameters, announce=announce),
+        channel_announcement=b"announced" if is_announced else None,
         funding=replace(end.funding, short_channel_id=SCID),
         **{"remote_channel_update": update(), **changes},
     )
@@ -62,8 +62,14 @@ def test_a_channel_whose_fees_are_not_known_is_left_out() -> None:
     assert route_hints([channel(remote_channel_update=None)]) == ()
 
 
-def test_a_public_channel_makes_hints_needless() -> None:
-    assert route_hints([channel(), channel(announce=True)]) == ()
+def test_a_channel_that_all_know_makes_hints_needless() -> None:
+    assert route_hints([channel(), channel(is_announced=True)]) == ()
+
+
+def test_a_public_channel_that_nobody_knows_yet_is_hinted() -> None:
+    young = channel()
+    young = replace(young, parameters=replace(young.parameters, announce=True))
+    assert len(route_hints([young])) == 1
 
 
 def test_only_channels_that_work_are_hinted() -> None:
