@@ -60,7 +60,7 @@ def _data(channel: Channel, node_id: bytes) -> Json:
     scid = channel.funding.short_channel_id if channel.funding is not None else None
     if scid is not None:
         data["shortChannelId"] = scid_json(scid)
-        if channel.parameters.announce:
+        if channel.channel_announcement is not None:
             data["lastAnnouncement_opt"] = {"shortChannelId": scid_json(scid)}
     if channel.local_shutdown_script is not None:
         data["localShutdown"] = {"scriptPubKey": channel.local_shutdown_script.hex()}

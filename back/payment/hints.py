@@ -16,8 +16,8 @@ MAX_HINTS = 3
 def route_hints(channels: Iterable[Channel]) -> tuple[tuple[RouteHint, ...], ...]:
     """Return hints for channels that others do not know, those through which most can come first.
 
-    None at all while a channel that all know leads to us. A channel whose peer has not told its fees (in a
-    `channel_update`) is left out: a wrong hint is worse than none.
+    None at all while a channel that all know leads to us. A channel whose peer has not told its
+    fees (in a `channel_update`) is left out: a wrong hint is worse than none.
     """
     usable = [channel for channel in channels if channel.phase is Phase.NORMAL]
     if any(channel.channel_announcement is not None for channel in usable):
