@@ -25,6 +25,7 @@ from shared.fabric.jetstream import StreamError, StreamState, make_stream, strea
 from shared.fabric.requests import GraphTip
 from shared.fabric.subjects import GRAPH_TIP
 from shared.gossip.record import GONE, Change, change_payload, change_subject
+from shared.tasks import Tasks
 
 __all__ = ["GraphWriter", "WriterRules"]
 
@@ -122,7 +123,8 @@ class GraphWriter:
         self._empty = asyncio.Event()
         self._look = asyncio.Event()
         self._pumping: asyncio.Handle | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._stopping = False
+        self._tasks = Tasks()
         self._room.set()
         self._empty.set()
         fabric.on_back(self._look.set)
@@ -137,19 +139,19 @@ class GraphWriter:
 
     def start(self) -> None:
         """Begin: make the stream, write; returns at once, also with no broker."""
-        self._task = asyncio.create_task(self._run(), name="graph writer")
+        self._tasks.spawn(self._run(), "graph writer")
 
     async def stop(self) -> None:
         """Write what waits, for a short while, and stop."""
-        if self._task is None:
-            return
         if self.is_open:
             try:
                 await asyncio.wait_for(self.flushed(), self._rules.stop_s)
             except TimeoutError:
                 log.info("graph_not_all_written", values=self.waiting)
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        # A cancellation alone may get lost: see the follower.
+        self._stopping = True
+        self._look.set()
+        await self._tasks.stop()
 
     def put(self, change: Change) -> None:
         """Have this value written; it replaces one of the same subject that still waits.
@@ -319,7 +321,7 @@ class GraphWriter:
     async def _run(self) -> None:
         answers: Subscription | None = None
         try:
-            while True:
+            while not self._stopping:
                 self._look.clear()
                 pause = self._rules.check_s
                 try:
@@ -333,7 +335,7 @@ class GraphWriter:
                     pause = self._rules.retry_s
                 await self._wait(pause)
         finally:
-            self._give_up("stopped")
+            self._stopped()
             if answers is not None:
                 await answers.close()
 
@@ -342,7 +344,9 @@ class GraphWriter:
         # What goes wrong at once goes wrong twenty times a second at most.
         await asyncio.sleep(PAUSE_S)
         until = time.monotonic() + pause_s
-        while (left := until - time.monotonic()) > 0 and not self._look.is_set():
+        while not (self._look.is_set() or self._stopping):
+            if (left := until - time.monotonic()) <= 0:
+                return
             try:
                 await asyncio.wait_for(self._look.wait(), min(left, TICK_S))
             except TimeoutError:
@@ -411,6 +415,11 @@ class GraphWriter:
         except StreamError as error:
             log.info("graph_configuration_kept", error=str(error))
             return state
+
+    def _stopped(self) -> None:
+        if self._pumping is not None:
+            self._pumping.cancel()
+        self.is_open = False
 
     def _on_disconnected(self) -> None:
         self._give_up("connection lost")

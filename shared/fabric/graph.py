@@ -26,6 +26,7 @@ from shared.fabric.consumer import ConsumerRules, StreamConsumer
 from shared.fabric.jetstream import StreamState, stream_state
 from shared.fabric.subjects import GRAPH_SELF, GRAPH_TIP
 from shared.gossip.record import Change, parse_change
+from shared.tasks import Tasks
 
 __all__ = [
     "STREAM",
@@ -179,7 +180,8 @@ class GraphFollower:
         self._rules = rules
         self._on_refused = on_refused
         self._changed = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._stopping = False
+        self._tasks = Tasks()
         self._consumer: StreamConsumer | None = None
         self._created = ""
         self._seq = 0
@@ -197,18 +199,22 @@ class GraphFollower:
 
     def start(self) -> None:
         """Begin; returns at once, also with no broker."""
-        self._task = asyncio.create_task(self._run(), name="graph follower")
+        self._tasks.spawn(self._run(), "graph follower")
 
     async def stop(self) -> None:
         """Stop; the sink hears nothing any more."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        # A cancellation alone may get lost: Python 3.11's wait_for drops one that comes with the
+        # result, here and within nats-py.
+        self._stopping = True
+        if self._consumer is not None:
+            self._consumer.end("stopped")
+        self._changed.set()
+        await self._tasks.stop()
 
     # --- over connections -------------------------------------------------------------------------
 
     async def _run(self) -> None:
-        while True:
+        while not self._stopping:
             self._changed.clear()
             pause: float | None = None
             if (connection := self._fabric.connection) is not None:
@@ -256,7 +262,7 @@ class GraphFollower:
     async def _watch(self, consumer: StreamConsumer) -> None:
         """Wait until the reader ends, or the stream is not the one that it reads."""
         check = time.monotonic() + self._rules.check_s
-        while not consumer.ended.is_set():
+        while not (consumer.ended.is_set() or self._stopping):
             try:
                 await asyncio.wait_for(consumer.ended.wait(), min(1.0, self._rules.check_s))
             except TimeoutError:

@@ -110,7 +110,8 @@ def _state(answer: dict[str, Any]) -> StreamState:
             messages=int(state["messages"]),
             time=datetime.fromisoformat(answer["ts"]),
             config=dict(answer["config"]),
-            clustered="cluster" in answer,
+            # A single server names a leader, itself, and no cluster.
+            clustered=bool((answer.get("cluster") or {}).get("name")),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise StreamError(f"not the state of a stream: {error!r}", 0) from None

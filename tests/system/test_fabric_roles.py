@@ -40,13 +40,41 @@ EVERYTHING = [
     "_INBOX.events.x.y",
     "_INBOX.admin.x.y",
     "_INBOX.x",
+    "$JS.API.INFO",
     "$JS.API.STREAM.NAMES",
     "$JS.API.STREAM.CREATE.X",
+    "$JS.API.STREAM.INFO.X",
+    "$JS.API.STREAM.INFO.GRAPH",
+    "$JS.API.STREAM.CREATE.GRAPH",
+    "$JS.API.STREAM.UPDATE.GRAPH",
+    "$JS.API.STREAM.PURGE.GRAPH",
+    "$JS.API.STREAM.DELETE.GRAPH",
+    "$JS.API.STREAM.SNAPSHOT.GRAPH",
+    "$JS.API.STREAM.RESTORE.GRAPH",
+    "$JS.API.STREAM.MSG.DELETE.GRAPH",
+    "$JS.API.STREAM.MSG.GET.GRAPH",
+    "$JS.API.DIRECT.GET.GRAPH",
+    "$JS.API.CONSUMER.CREATE.X.c",
+    "$JS.API.CONSUMER.CREATE.GRAPH",
+    "$JS.API.CONSUMER.CREATE.GRAPH.c",
+    "$JS.API.CONSUMER.CREATE.GRAPH.c.ln.graph.tip",
+    "$JS.API.CONSUMER.DURABLE.CREATE.GRAPH.c",
+    "$JS.API.CONSUMER.MSG.NEXT.X.c",
+    "$JS.API.CONSUMER.MSG.NEXT.GRAPH.c",
+    "$JS.API.CONSUMER.DELETE.GRAPH.c",
+    "$JS.API.CONSUMER.NAMES.GRAPH",
+    "$JS.ACK.GRAPH.c.1.1.1.1.0",
+    "$JS.FC.GRAPH.c.x",
     "$SYS.REQ.SERVER.PING",
     "other",
 ]
 
-FRONT_PUBLISHES = {
+FOLLOWS_GRAPH = {
+    "$JS.API.STREAM.INFO.GRAPH",
+    "$JS.API.CONSUMER.CREATE.GRAPH.c",
+    "$JS.API.CONSUMER.MSG.NEXT.GRAPH.c",
+}
+FRONT_PUBLISHES = FOLLOWS_GRAPH | {
     IN,
     "ln.session.7.open",
     "ln.session.7.resume",
@@ -55,7 +83,10 @@ FRONT_PUBLISHES = {
     "ln.gossip.node_announcement",
 }
 PUBLISHES = {
-    "back": {
+    "back": FOLLOWS_GRAPH
+    | {
+        "$JS.API.STREAM.CREATE.GRAPH",
+        "$JS.API.STREAM.UPDATE.GRAPH",
         OUT,
         f"ln.out.alone.{PEER}.-.ack",
         "ln.hello.7",
@@ -70,7 +101,7 @@ PUBLISHES = {
     "front-alone": FRONT_PUBLISHES | {"ln.alive.alone"},
     "tap": set(),
     "events": set(),
-    "admin": {"$JS.API.STREAM.NAMES", "$JS.API.STREAM.CREATE.X"},
+    "admin": {subject for subject in EVERYTHING if subject.startswith("$JS.API.")},
 }
 
 SUBSCRIPTIONS = [
