@@ -4,8 +4,10 @@ Amounts come back as :class:`~decimal.Decimal` (bitcoin), hashes as bitcoind pri
 callers in this package turn both into this project's units and byte order.
 """
 
+import asyncio
 import json
 from base64 import b64encode
+from binascii import unhexlify
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -37,6 +39,8 @@ CONNECTIONS = 4
 """As many as bitcoind has threads by default: more would fill its work queue."""
 BATCH = 200
 """Calls sent in one request."""
+HEX_RESULT = b'"result":"'
+PART = 1 << 18
 RPC_IN_WARMUP = -28
 RPC_PARSE_ERROR = -32700
 
@@ -148,6 +152,20 @@ class Bitcoind:
         """Like :meth:`batch`, for our wallet."""
         return await self._batch(self._wallet_path, list(calls))
 
+    async def raw_block(self, block_hash: bytes) -> bytes:
+        """Return a block's bytes. Its megabytes of hex are read in a thread, in parts.
+
+        Args:
+            block_hash: internal byte order.
+
+        Raises:
+            BitcoindUnavailable: no answer, or it is still loading.
+            RpcError: it has no such block, or has pruned it.
+        """
+        body = _request(0, "getblock", (hash_to_rpc(block_hash), 0))
+        status, text = await self._send("/", body)
+        return await asyncio.to_thread(_block, status, text)
+
     @property
     def _wallet_path(self) -> str:
         return f"/wallet/{self.settings.wallet}"
@@ -171,15 +189,19 @@ class Bitcoind:
     # --- HTTP ---------------------------------------------------------------------------
 
     async def _post(self, path: str, body: object) -> Any:  # noqa: ANN401
+        return _parsed(*await self._send(path, body))
+
+    async def _send(self, path: str, body: object) -> tuple[int, bytes]:
+        """Return status and text of the answer."""
         data = json.dumps(body).encode()
         try:
-            return await self._post_once(path, data)
+            return await self._send_once(path, data)
         except Unauthorized:
             if self.settings.cookie_file is None or not self._reread_cookie():
                 raise
-        return await self._post_once(path, data)
+        return await self._send_once(path, data)
 
-    async def _post_once(self, path: str, data: bytes) -> Any:  # noqa: ANN401
+    async def _send_once(self, path: str, data: bytes) -> tuple[int, bytes]:
         url = self.settings.rpc_url.rstrip("/") + path
         headers = {"authorization": self._authorization()}
         try:
@@ -190,7 +212,7 @@ class Bitcoind:
             raise BitcoindUnavailable(f"bitcoind at {self.settings.rpc_url}: {why}") from error
         if response.status in {401, 403}:
             raise Unauthorized(f"bitcoind at {self.settings.rpc_url} refuses our login")
-        return _parsed(response.status, text)
+        return response.status, text
 
     def _session(self) -> aiohttp.ClientSession:
         if self._http is None:
@@ -234,6 +256,19 @@ def _parsed(status: int, text: bytes) -> Any:  # noqa: ANN401
         # 503: its work queue is full; others: not bitcoind at all
         words = text[:200].decode(errors="replace").strip()
         raise BitcoindUnavailable(f"bitcoind answers HTTP {status}: {words}") from None
+
+
+def _block(status: int, text: bytes) -> bytes:
+    start = text.find(HEX_RESULT)
+    if start < 0:
+        return bytes.fromhex(_result("getblock", _parsed(status, text)))
+    start += len(HEX_RESULT)
+    end = text.find(b'"', start)
+    try:
+        # The interpreter's lock is held for the length of each call: so in parts.
+        return b"".join(unhexlify(text[at : min(at + PART, end)]) for at in range(start, end, PART))
+    except ValueError:
+        raise BitcoindUnavailable("bitcoind's answer to getblock is no block") from None
 
 
 def _result(method: str, answer: Any) -> Any:  # noqa: ANN401

@@ -4,7 +4,7 @@ A block of 4 MB is walked in some tens of milliseconds; asking bitcoind for the 
 seconds.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from hashlib import sha256
 from struct import Struct
@@ -20,12 +20,14 @@ __all__ = [
     "is_all_segwit",
     "outpoint_bytes",
     "outputs",
+    "p2wsh_outputs",
     "scan",
     "txid",
 ]
 
 HEADER_SIZE = 80
 OUTPOINT_SIZE = 36
+P2WSH_SIZE = 34
 _U16, _U32, _U64 = Struct("<H"), Struct("<I"), Struct("<Q")
 
 
@@ -112,6 +114,28 @@ def scan(block: bytes, outpoints: Collection[bytes], txids: Collection[bytes]) -
     return found
 
 
+def p2wsh_outputs(block: bytes) -> Iterator[tuple[bytes, list[tuple[int, Output]]]]:
+    """Go through a raw block's transactions: txid and P2WSH outputs, by place, of each.
+
+    The txid is empty where there are no such outputs. It takes some ten milliseconds for a large
+    block: a caller may pause between transactions.
+
+    Raises:
+        ValueError: these bytes are no block.
+    """
+    try:
+        count, position = _compact_size(block, HEADER_SIZE)
+        for _ in range(count):
+            span = _walk(block, position)
+            position = span.end
+            found = _p2wsh(block, span.outputs)
+            yield (_txid(block, span) if found else b""), found
+    except (IndexError, ValueError) as error:
+        raise ValueError(f"not a block: {error}") from error
+    if position != len(block):
+        raise ValueError("not a block: bytes left over or missing")
+
+
 def outpoint_bytes(outpoint: Outpoint) -> bytes:
     """Return an outpoint as it stands in a transaction."""
     return outpoint.txid + _U32.pack(outpoint.index)
@@ -138,6 +162,21 @@ def outputs(transaction: bytes) -> list[Output]:
         result.append(Output(amount_sat, transaction[position : position + size]))
         position += size
     return result
+
+
+def _p2wsh(data: bytes, position: int) -> list[tuple[int, Output]]:
+    found = []
+    count, position = _compact_size(data, position)
+    for index in range(count):
+        size = data[position + 8]
+        start = position + 9
+        if size > 0xFC:
+            size, start = _compact_size(data, start - 1)
+        elif size == P2WSH_SIZE and data[start] == 0 and data[start + 1] == P2WSH_SIZE - 2:
+            amount_sat = _U64.unpack_from(data, position)[0]
+            found.append((index, Output(amount_sat, data[start : start + size])))
+        position = start + size
+    return found
 
 
 def is_all_segwit(transaction: bytes) -> bool:
