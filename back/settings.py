@@ -10,6 +10,7 @@ from pydantic_settings import SettingsConfigDict
 from back.channel.policy import ChannelPolicy
 from shared.chain import CHAINS, Chain
 from shared.settings import FabricSettings, TextList, host_port
+from shared.wire.address import Address, pack_addresses
 
 __all__ = ["BackSettings"]
 
@@ -113,6 +114,12 @@ class BackSettings(FabricSettings):
         if len(alias.encode()) > 32:
             raise ValueError("an alias has at most 32 bytes")
         return alias
+
+    @field_validator("public_addresses")
+    @classmethod
+    def _can_be_announced(cls, addresses: tuple[str, ...]) -> tuple[str, ...]:
+        pack_addresses({Address.parse(text) for text in addresses})
+        return addresses
 
     @field_validator("api_password")
     @classmethod
