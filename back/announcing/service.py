@@ -40,6 +40,8 @@ __all__ = ["Announcing", "Graph"]
 log = structlog.get_logger()
 
 LOOK_EVERY_S = 1.0
+REPEAT_S = 3600.0
+"""After so long the graph is given again what it should have: it heals what went wrong there."""
 AT_ONCE = 64
 """Channels between two breaths of the event loop: a signature takes some 50 µs."""
 
@@ -65,7 +67,8 @@ class _Known:
         away_since: monotonic seconds; None while its peer is there.
         look_at: when to look again though nothing has changed.
         told: the session, and the update that went out on it.
-        announced: what the graph has.
+        announced: what the graph was given.
+        repeat_at: when it is given that again.
     """
 
     channel: Channel
@@ -76,6 +79,7 @@ class _Known:
     look_at: float = 0.0
     told: "tuple[PeerSession, bytes] | None" = None
     announced: tuple[Change, ...] = ()
+    repeat_at: float = 0.0
 
 
 class Announcing:
@@ -156,6 +160,14 @@ class Announcing:
         except LeaseLost:
             log.warning("announcing_given_up")
 
+    def repeat(self) -> None:
+        """The graph has lost what it knew, or may have: give it all again."""
+        for known in self._known.values():
+            known.facts, known.look_at, known.repeat_at = (), 0.0, 0.0
+        self._is_node_announced = False
+        self._dirty = {r.channel.parameters.key_index: r for r in self._runners.values()}
+        self._wake.set()
+
     async def look(self, runners: "list[ChannelRunner]") -> None:
         """Look at channels, and do what is due for them; then for our node.
 
@@ -203,7 +215,9 @@ class Announcing:
             return now + LOOK_EVERY_S
         refresh_in_s = known.update.timestamp + updates.REFRESH_S - self._unix()
         # The clock may be set: never sleep for weeks on its word.
-        look_at = now + min(max(refresh_in_s, LOOK_EVERY_S), 3600.0)
+        look_at = now + min(max(refresh_in_s, LOOK_EVERY_S), REPEAT_S)
+        if known.announced:
+            look_at = min(look_at, max(known.repeat_at, now + LOOK_EVERY_S))
         if known.away_since is not None:
             disable_at = known.away_since + self._terms.disable_after_s
             if disable_at > now:
@@ -231,7 +245,8 @@ class Announcing:
         raw = known.raw if renewed is None else encode(renewed)
         changes = changes_of(channel, raw, int(self._unix()))
         is_for_peer = _is_for_peer(runner) and known.told != (runner.session, raw)
-        if renewed is None and changes == known.announced and not is_for_peer:
+        is_news = changes != known.announced or (changes and self._monotonic() >= known.repeat_at)
+        if renewed is None and not is_news and not is_for_peer:
             return []
         # Also where nothing is new: whoever has lost the shard says nothing more for it.
         writes = []
@@ -241,7 +256,12 @@ class Announcing:
         if renewed is not None:
             known.update, known.raw = renewed, raw
         self._tell_peer(runner, known)
-        return self._news(known, changes)
+        if not is_news:
+            return []
+        known.repeat_at = self._monotonic() + REPEAT_S
+        void = _void(known)
+        known.announced = changes
+        return [*void, *changes]
 
     def _renewed(self, known: _Known) -> ChannelUpdate | None:
         """Return a new update, signed, if one is due."""
@@ -262,21 +282,6 @@ class Announcing:
         if _is_for_peer(runner) and known.told != said:
             known.told = said
             runner.send(known.update)
-
-    @staticmethod
-    def _news(known: _Known, changes: tuple[Change, ...]) -> list[Change]:
-        """What the graph does not have yet; takes back what a reorg made void."""
-        if changes == known.announced:
-            return []
-        real = _scid(known.channel)
-        void = [
-            gone
-            for before in known.announced
-            if before.kind is Kind.CHANNEL and isinstance(before.key, int) and before.key != real
-            for gone in taken_back(before.key)
-        ]
-        known.announced = changes
-        return [*void, *changes]
 
     def _forget_gone(self) -> None:
         present = {runner.channel.parameters.key_index for runner in self._runners.values()}
@@ -314,6 +319,17 @@ class Announcing:
         return self._signer.sign_node_announcement(
             wanted.model_copy(update={"timestamp": timestamp})
         )
+
+
+def _void(known: _Known) -> list[Change]:
+    """What takes back an announcement that a reorg made void."""
+    real = _scid(known.channel)
+    return [
+        gone
+        for before in known.announced
+        if before.kind is Kind.CHANNEL and isinstance(before.key, int) and before.key != real
+        for gone in taken_back(before.key)
+    ]
 
 
 def _scid(channel: Channel) -> int | None:

@@ -13,7 +13,7 @@ from support.channels import Keys
 from support.waiting import until
 
 from back.announcing.nodes import OurNode
-from back.announcing.service import Announcing
+from back.announcing.service import REPEAT_S, Announcing
 from back.announcing.updates import DISABLE, DONT_FORWARD, REFRESH_S, Terms
 from back.channel.model import Channel, Link, Phase
 from back.storage.announcements import load_node
@@ -230,7 +230,7 @@ async def test_a_peer_that_is_away_for_long_is_disabled_and_enabled_when_it_is_b
         (_, told) = await look(1)
         assert isinstance(told.value, bytes)
         assert update_view(told.value).is_disabled
-        assert await look(3600) == []
+        assert await look(3000) == []
         changed(runner, link=Link.ONLINE)
         (_, told) = await look(1)
         assert isinstance(told.value, bytes)
@@ -286,11 +286,28 @@ async def test_updates_are_refreshed_before_others_forget_the_channel() -> None:
     world.add(public_channel())
     async with world.running() as look:
         first, node = world.updates[0], world.node
-        assert await look(REFRESH_S - 1) == []
+        await look(REFRESH_S - 1)
+        assert (world.updates[0], world.node) == (first, node)
         told = await look(1)
         assert [change.kind for change in told] == [Kind.CHANNEL, Kind.UPDATE, Kind.NODE]
         assert world.updates[0] != first
         assert world.node != node
+
+
+async def test_the_graph_is_given_again_what_it_should_have() -> None:
+    world = World()
+    world.add(public_channel())
+    world.add(ready_channel(1))
+    async with world.running() as look:
+        stored = dict(world.updates)
+        first = list(world.told)
+        assert await look(REPEAT_S - 1) == []
+        assert await look(1) == first[:2]
+        assert await look(1) == []
+        look.service.repeat()
+        assert await look(1) == first
+        assert await look(1) == []
+        assert world.updates == stored
 
 
 async def test_nothing_is_said_that_is_not_stored() -> None:
