@@ -17,7 +17,7 @@ from itertools import islice
 
 import structlog
 
-from shared.errors import FabricError
+from shared.errors import LightningError
 from shared.fabric.client import NATS_ERRORS, FabricClient
 from shared.fabric.graph import STREAM, TOMBSTONE_S, configuration, is_same
 from shared.fabric.interface import Received, Subscription
@@ -329,7 +329,7 @@ class GraphWriter:
                         f"{self._inbox}.*", self._on_answer
                     )
                     await self._open()
-                except (FabricError, *NATS_ERRORS) as error:
+                except (LightningError, *NATS_ERRORS) as error:
                     self._give_up(str(error) or repr(error))
                     self._look.clear()
                     pause = self._rules.retry_s

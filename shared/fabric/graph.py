@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import structlog
 from nats.aio.client import Client
 
-from shared.errors import FabricError
+from shared.errors import FabricError, LightningError
 from shared.fabric.client import NATS_ERRORS, FabricClient
 from shared.fabric.consumer import ConsumerRules, StreamConsumer
 from shared.fabric.jetstream import StreamState, stream_state
@@ -220,7 +220,7 @@ class GraphFollower:
             if (connection := self._fabric.connection) is not None:
                 try:
                     pause = await self._follow(connection)
-                except (FabricError, *NATS_ERRORS) as error:
+                except (LightningError, *NATS_ERRORS) as error:
                     log.info("graph_not_followed", error=str(error) or repr(error))
                     pause = self._rules.retry_s
             await self._wait(pause)
