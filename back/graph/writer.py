@@ -19,10 +19,10 @@ import structlog
 
 from shared.errors import LightningError
 from shared.fabric.client import NATS_ERRORS, FabricClient
+from shared.fabric.gossip import GraphTip
 from shared.fabric.graph import STREAM, TOMBSTONE_S, configuration, is_same
 from shared.fabric.interface import Received, Subscription
 from shared.fabric.jetstream import StreamError, StreamState, make_stream, stream_state
-from shared.fabric.requests import GraphTip
 from shared.fabric.subjects import GRAPH_TIP
 from shared.gossip.record import GONE, Change, change_payload, change_subject
 from shared.tasks import Tasks

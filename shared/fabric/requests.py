@@ -30,7 +30,6 @@ __all__ = [
     "EcdhReply",
     "EcdhResponder",
     "Expecting",
-    "GraphTip",
     "Hello",
     "Load",
     "NodeSelf",
@@ -106,14 +105,6 @@ class NodeSelf(Versioned):
     """Chain hashes, as in the `networks` TLV of `init`."""
     features: bytes
     """The `features` field of our `init`, as on the wire."""
-
-
-class GraphTip(Versioned):
-    """Up to which block the routing table is worked through (``ln.graph.tip``, last value)."""
-
-    height: Count
-    hash: Bytes32
-    """Of the block, internal byte order."""
 
 
 class OpenRequest(Versioned):

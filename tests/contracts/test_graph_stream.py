@@ -28,8 +28,9 @@ from support.waiting import until
 
 from shared.fabric.client import FabricClient
 from shared.fabric.consumer import ConsumerRules, StreamConsumer
+from shared.fabric.gossip import GraphTip
 from shared.fabric.graph import MAX_VALUE_BYTES, STREAM, TOMBSTONE_S, GraphFollower, configuration
-from shared.fabric.requests import GraphTip, read
+from shared.fabric.requests import read
 from shared.gossip.record import Change, Kind, change_payload, change_subject
 
 
