@@ -28,6 +28,8 @@ from shared.errors import BitcoindUnavailable, RpcError
 __all__ = ["Coin", "FundingLookup", "FundingRules"]
 
 RPC_OUT_OF_RANGE = -8
+LAST_OUTPUT = 0xFFFF
+"""That a short_channel_id can name."""
 PAUSE_EVERY = 64
 """Transactions between two pauses of the thread that walks a block."""
 PAUSE_S = 0.0001
@@ -168,7 +170,8 @@ def _walked(block: bytes) -> _Outputs:
     try:
         for place, (txid, outputs) in enumerate(p2wsh_outputs(block)):
             for index, output in outputs:
-                found[place << 16 | index] = txid, output
+                if index <= LAST_OUTPUT:
+                    found[place << 16 | index] = txid, output
             if place % PAUSE_EVERY == PAUSE_EVERY - 1:
                 # Let the event loop have the interpreter at once, not when its lock expires.
                 time.sleep(PAUSE_S)

@@ -11,6 +11,7 @@ gives their numbers to others, which then bear a later time than anything the fo
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ from shared.fabric.client import NATS_ERRORS, FabricClient
 from shared.fabric.consumer import ConsumerRules, StreamConsumer
 from shared.fabric.jetstream import StreamState, stream_state
 from shared.fabric.subjects import GRAPH_SELF, GRAPH_TIP
-from shared.gossip.record import Change, parse_change
+from shared.gossip.record import Change, Kind, parse_change, parse_subject
 from shared.tasks import Tasks
 
 __all__ = [
@@ -150,9 +151,9 @@ class GraphFollower:
         fabric: the connection for bulk.
         sink: gets everything.
         rules: times and limits.
-        on_refused: called with the subject of each message that was no value of the table. (Whoever
-            may ask the broker anything can have the answer sent to such a subject; the value that
-            was there is then gone from the stream, and its owner writes it again.)
+        on_refused: called with kind and key where something stands that is no value of the table.
+            (Whoever may ask the broker anything can have the answer sent to such a subject; the
+            value that was there is then gone from the stream, and its owner writes it again.)
 
     Attributes:
         looked: set when it is known for the first time whether there is a stream.
@@ -168,7 +169,7 @@ class GraphFollower:
         sink: GraphSink,
         *,
         rules: FollowRules = FollowRules(),
-        on_refused: Callable[[str], None] | None = None,
+        on_refused: Callable[[Kind, int | bytes], None] | None = None,
     ) -> None:
         self.looked = asyncio.Event()
         self.ready = asyncio.Event()
@@ -337,11 +338,15 @@ class GraphFollower:
             try:
                 change = parse_change(subject, payload)
             except FabricError:
-                self.refused += 1
-                if self._on_refused is not None:
-                    self._call(self._on_refused, subject)
+                self._refuse(subject)
                 return
             self._call(self._sink.put, change)
+
+    def _refuse(self, subject: str) -> None:
+        self.refused += 1
+        if self._on_refused is not None:
+            with contextlib.suppress(FabricError):
+                self._call(self._on_refused, *parse_subject(subject))
 
     def _call(self, method: Callable[..., None], *arguments: object) -> None:
         try:

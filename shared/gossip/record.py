@@ -7,9 +7,10 @@ empty value says nothing, for whoever may ask the broker anything can have its a
 another value, sent to a subject of the stream: every value is of its subject alone.
 
 Raises:
-    FabricError: from `parse_change`: not what this program would have written.
+    FabricError: from `parse_change` and `parse_subject`: not what this program would have written.
 """
 
+from collections.abc import Callable
 from enum import StrEnum
 from struct import Struct
 from typing import NamedTuple
@@ -26,6 +27,7 @@ __all__ = [
     "change_payload",
     "change_subject",
     "parse_change",
+    "parse_subject",
 ]
 
 _VERSION = 1
@@ -98,68 +100,88 @@ def change_payload(change: Change) -> bytes:
 
 def parse_change(subject: str, payload: bytes) -> Change:
     """Read a message of the stream, refusing an announcement that is not of its subject."""
-    if not subject.startswith(_PREFIX):
-        raise _refused(subject)
-    kind, _, token = subject[len(_PREFIX) :].partition(".")
+    kind, key = parse_subject(subject)
+    if payload.startswith(GONE):
+        if payload != GONE + subject.encode():
+            raise _refused(subject)
+        return Change(kind, key, None)
     try:
-        if kind == "update":
-            return _update(token, payload)
-        return _channel(token, payload) if kind == "channel" else _node(kind, token, payload)
+        return Change(kind, key, _READERS[kind](key, payload))
     except (ValueError, MalformedMessage) as error:
         raise _refused(subject) from error
 
 
-def _channel(token: str, payload: bytes) -> Change:
-    scid = _number(token)
-    if _is_gone(payload, "channel", token):
-        return Change(Kind.CHANNEL, scid, None)
+def parse_subject(subject: str) -> tuple[Kind, int | bytes]:
+    """Return kind and key of what a subject of the stream holds."""
+    if not subject.startswith(_PREFIX):
+        raise _refused(subject)
+    kind, _, token = subject[len(_PREFIX) :].partition(".")
+    try:
+        return _KINDS[kind], _KEYS[kind](token)
+    except (KeyError, ValueError) as error:
+        raise _refused(subject) from error
+
+
+def _update_key(token: str) -> int:
+    scid, _, direction = token.partition(".")
+    if direction not in {"0", "1"}:
+        raise ValueError("no such direction")
+    return _number(scid) << 1 | int(direction)
+
+
+def _node_key(token: str) -> bytes:
+    key = bytes.fromhex(token)
+    if len(key) != 33 or key.hex() != token:
+        raise ValueError("not a node id of ours")
+    return key
+
+
+def _channel(key: int | bytes, payload: bytes) -> ChannelRecord:
     if len(payload) < _HEADER.size:
         raise ValueError("too short")
     version, capacity_sat, spent_height, funding_txid = _HEADER.unpack_from(payload)
     raw = payload[_HEADER.size :]
-    if version != _VERSION or channel_view(raw).short_channel_id != scid:
+    if version != _VERSION or channel_view(raw).short_channel_id != key:
         raise ValueError("not of this subject")
-    record = ChannelRecord(raw, capacity_sat, spent_height, funding_txid)
-    return Change(Kind.CHANNEL, scid, record)
+    return ChannelRecord(raw, capacity_sat, spent_height, funding_txid)
 
 
-def _update(token: str, payload: bytes) -> Change:
-    scid, _, direction = token.partition(".")
-    if direction not in {"0", "1"}:
-        raise ValueError("no such direction")
-    key = _number(scid) << 1 | int(direction)
-    if _is_gone(payload, "update", token):
-        return Change(Kind.UPDATE, key, None)
+def _update(key: int | bytes, payload: bytes) -> bytes:
     raw = payload[1:]
     update_view(raw)
-    if payload[:1] != _PLAIN or direction_of(raw) != (key >> 1, key & 1):
+    scid, direction = direction_of(raw)
+    if payload[:1] != _PLAIN or scid << 1 | direction != key:
         raise ValueError("not of this subject")
-    return Change(Kind.UPDATE, key, raw)
+    return raw
 
 
-def _node(kind: str, token: str, payload: bytes) -> Change:
-    key = bytes.fromhex(token)
-    if kind != "node" or len(key) != 33 or key.hex() != token:
-        raise ValueError("no such subject")
-    if _is_gone(payload, kind, token):
-        return Change(Kind.NODE, key, None)
+def _node(key: int | bytes, payload: bytes) -> bytes:
     raw = payload[1:]
     if payload[:1] != _PLAIN or node_view(raw).node_id != key:
         raise ValueError("not of this subject")
-    return Change(Kind.NODE, key, raw)
+    return raw
 
 
 def _number(token: str) -> int:
-    """Read a number written in the one way that `subjects` writes it."""
+    """Read a number as `subjects` writes it, and in no other way."""
     number = int(token)
     if str(number) != token or not 0 <= number < 1 << 64:
         raise ValueError("not a number of ours")
     return number
 
 
-def _is_gone(payload: bytes, kind: str, token: str) -> bool:
-    return payload.startswith(GONE) and payload == GONE + f"{_PREFIX}{kind}.{token}".encode()
-
-
 def _refused(subject: str) -> FabricError:
     return FabricError(f"not a value of the routing table: {subject[:120]!r}")
+
+
+_KINDS = {kind.value: kind for kind in Kind}
+_KEYS: dict[str, Callable[[str], int | bytes]] = {
+    "channel": _number,
+    "update": _update_key,
+    "node": _node_key,
+}
+_READERS: dict[Kind, Callable[[int | bytes, bytes], ChannelRecord | bytes]] = {
+    Kind.CHANNEL: _channel,
+    Kind.UPDATE: _update,
+    Kind.NODE: _node,
+}

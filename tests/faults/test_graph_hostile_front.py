@@ -23,7 +23,7 @@ from shared.fabric.client import FabricClient
 from shared.fabric.envelope import decode
 from shared.fabric.gossip import decode_submission
 from shared.fabric.requests import Alive, Hello, NodeSelf, read
-from shared.gossip.record import Change, change_subject, parse_change
+from shared.gossip.record import Change, Kind, change_subject, parse_change
 
 if TYPE_CHECKING:
     from shared.fabric.interface import Received
@@ -36,7 +36,7 @@ class Scene:
     """A back that owns the table, an honest front, and a stolen one.
 
     Attributes:
-        refused: subjects whose value made no sense, as the back's follower said.
+        refused: keys whose value made no sense, as the back's follower said.
     """
 
     writer: GraphWriter
@@ -44,7 +44,7 @@ class Scene:
     honest: FabricClient
     stolen: FabricClient
     sink: Sink
-    refused: list[str]
+    refused: list[tuple[Kind, int | bytes]]
 
     @property
     def connection(self) -> Client:
@@ -56,8 +56,8 @@ class Scene:
 
 @pytest.fixture
 async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
-    refused: list[str] = []
-    by_subject = {change_subject(change): change for change in VALUES}
+    refused: list[tuple[Kind, int | bytes]] = []
+    by_key = {(change.kind, change.key): change for change in VALUES}
 
     async with (
         running(tmp_path) as broker,
@@ -68,10 +68,9 @@ async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
         following(honest) as (_, sink),
     ):
 
-        def repair(subject: str) -> None:
-            refused.append(subject)
-            if subject in by_subject:
-                writer.put(by_subject[subject])
+        def repair(kind: Kind, key: int | bytes) -> None:
+            refused.append((kind, key))
+            writer.put(by_key[kind, key])
 
         async with following(back, on_refused=repair):
             for change in VALUES:
@@ -107,7 +106,7 @@ async def test_an_answer_sent_to_a_channel_deletes_and_changes_nothing(
 ) -> None:
     target = change_subject(VALUES[3])
     await attack(scene, target)
-    await until(lambda: scene.refused == [target], "the back noticed")
+    await until(lambda: scene.refused == [(Kind.CHANNEL, 3)], "the back noticed")
     await scene.writer.flushed()
     assert scene.sink.table == table_of(VALUES)
     # Whoever comes now gets the true value.

@@ -15,7 +15,7 @@ from typing import Any, get_args
 from prometheus_client import CollectorRegistry
 from pydantic import BaseModel
 
-from back import handshakes, node, peer, switchboard
+from back import fronts, handshakes, peer, switchboard
 from back.metrics import Metrics as BackMetrics
 from front import bridge, process
 from front.keys import remote
@@ -74,7 +74,7 @@ def timers() -> str:
         (
             ("hello of every shard", f"{switchboard.HELLO_EVERY_S:g} s", "back"),
             ("heartbeat", f"{process.BEAT_S:g} s", "front"),
-            ("a front without a heartbeat is gone", f"{node.FRONT_SILENT_S:g} s", "back"),
+            ("a front without a heartbeat is gone", f"{fronts.FRONT_SILENT_S:g} s", "back"),
             (
                 "an owner without a hello: sessions that carried anything end",
                 f"{owners.OWNER_SILENT_S:g} s",
