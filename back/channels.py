@@ -94,7 +94,7 @@ class Channels:
     policy: ChannelPolicy
     payments: PaymentSink | None = None
     on_news: Callable[[ChannelRunner], None] = _unheard
-    """Told of a channel that became ready, was announced, or entered another phase."""
+    """Told of a channel that became ready, was announced, came, went, or entered another phase."""
     runners: dict[bytes, ChannelRunner] = field(default_factory=dict)
     height: int = 0
     alarms: int = 0
@@ -124,7 +124,13 @@ class Channels:
         self.perform(runner, effect)
 
     def _adopt(self, channel: Channel, first: machine.Step | None = None) -> ChannelRunner:
-        runner = ChannelRunner(self, channel, is_stored=first is None, on_stop=self._stopped)
+        runner = ChannelRunner(
+            self,
+            channel,
+            is_stored=first is None,
+            on_stop=self._stopped,
+            on_link=self._moved,
+        )
         peer = self.peers.get(channel.parameters.node_id)
         runner.session = peer.session
         self.runners[channel.channel_id] = runner
@@ -297,6 +303,10 @@ class Channels:
 
     def _news(self, what: str, runner: ChannelRunner) -> None:
         log.info(what, channel=runner.channel.channel_id.hex())
+        self.on_news(runner)
+
+    def _moved(self, runner: ChannelRunner) -> None:
+        """A channel came online, or went."""
         self.on_news(runner)
 
     def _phase_changed(self, runner: ChannelRunner, effect: PhaseChanged) -> None:

@@ -20,6 +20,7 @@ from back.chain.events import BlockConnected, BlockDisconnected, BlockRef, Chain
 from back.chain.service import BitcoindChain
 from back.channels import Channels
 from back.fronts import Fronts
+from back.gossip import Gossip
 from back.handshakes import HandshakeService
 from back.metrics import Metrics
 from back.payment.service import Payments
@@ -57,7 +58,9 @@ INIT_FEATURES = FeatureSet.of(
     optional=(
         Feature.option_data_loss_protect,
         Feature.option_upfront_shutdown_script,
+        Feature.gossip_queries,
         Feature.var_onion_optin,
+        Feature.gossip_queries_ex,
         Feature.option_static_remotekey,
         Feature.payment_secret,
         Feature.option_support_large_channel,
@@ -107,6 +110,7 @@ class Node:
     peers: Peers = field(init=False)
     channels: Channels = field(init=False)
     payments: Payments = field(init=False)
+    gossip: Gossip = field(init=False)
     handshakes: HandshakeService = field(init=False)
     fronts: Fronts = field(default_factory=Fronts)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
@@ -163,9 +167,11 @@ class Node:
         self.store.on_lost(self._shards_lost)
         self.store.on_report(self.metrics.committed)
         self.handshakes.is_active = True
-        await self._start_chain()
-        await self._start_channels()
+        chain = self._chain_settings()
+        self.chain = BitcoindChain(chain, settings.network, StoredBlocks(self.store))
+        await self._start_channels(chain)
         await self._start_sessions()
+        await self.gossip.start()
         # Without it no session of a dead front ends: better a process that says why it ends.
         self._tasks.spawn(self._watch(), "watch", self._fail)
         self._api = await ApiServer.start(self, *host_port(settings.api_listen))
@@ -176,9 +182,9 @@ class Node:
             self._metrics_server = MetricsServer(self._metrics_text)
             await self._metrics_server.start(*host_port(self.settings.metrics_listen))
 
-    async def _start_chain(self) -> None:
+    def _chain_settings(self) -> ChainSettings:
         settings = self.settings
-        chain_settings = ChainSettings(
+        return ChainSettings(
             rpc_url=settings.bitcoind_url,
             cookie_file=settings.bitcoind_cookie_file,
             user=settings.bitcoind_user,
@@ -188,9 +194,8 @@ class Node:
             zmq_tx=settings.bitcoind_zmq_tx,
             poll_interval_s=settings.bitcoind_poll_s,
         )
-        self.chain = BitcoindChain(chain_settings, settings.network, StoredBlocks(self.store))
 
-    async def _start_channels(self) -> None:
+    async def _start_channels(self, chain: ChainSettings) -> None:
         self.channels = Channels(
             self.signer,
             self.store.committer,
@@ -202,6 +207,10 @@ class Node:
         self.payments = Payments(self.store, self.signer, self.channels, self.settings.network)
         self.channels.payments = self.payments
         self.payments.on_outcome = self.metrics.payment_ended
+        self.gossip = Gossip(
+            self.settings, chain, self.store, self.signer, self.channels.runners, INIT_FEATURES
+        )
+        self.channels.on_news = self.gossip.changed
         self.chain.listen(self._chain_told)
         self.chain.listen_feerates(
             lambda feerates: self.channels.feerate_changed(feerates.commitment_per_kw)
@@ -258,7 +267,7 @@ class Node:
         await self._tasks.stop()
         if self._api is not None:
             await self._api.stop()
-        for part in ("peers", "switchboard", "channels", "payments"):
+        for part in ("peers", "switchboard", "gossip", "channels", "payments"):
             if (running := getattr(self, part, None)) is not None:
                 await running.stop()
         if hasattr(self, "switchboard"):
@@ -277,6 +286,8 @@ class Node:
         """Another back owns them: not another word; the process ends, to come back as a standby."""
         if hasattr(self, "switchboard"):
             self.switchboard.mute()
+        if hasattr(self, "gossip"):
+            self.gossip.mute()
         self._fail(LeaseLost(shards))
 
     # --- the chain's news ----------------------------------------------------------------------
@@ -291,6 +302,7 @@ class Node:
                 pass
 
     def _height_is(self, height: int) -> None:
+        self.gossip.block()
         self.channels.block_connected(height)
         self.metrics.height.set(height)
 

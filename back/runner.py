@@ -85,6 +85,7 @@ class ChannelRunner:
         committing_since: monotonic seconds; when the commit that is under way began.
         is_stopped: nothing more will be done; what is posted is dropped.
         on_stop: called once, at the end.
+        on_link: called when the channel has come online, or gone.
     """
 
     world: World
@@ -92,6 +93,7 @@ class ChannelRunner:
     is_stored: bool = True
     session: "PeerSession | None" = None
     on_stop: "Callable[[ChannelRunner], None] | None" = None
+    on_link: "Callable[[ChannelRunner], None] | None" = None
     is_stopped: bool = False
     committing_since: float | None = None
     _inbox: list[_Item] = field(default_factory=list)
@@ -217,6 +219,9 @@ class ChannelRunner:
         self.is_stored = True
         for effect in filled.effects:
             self._perform(effect)
+        is_moved = before is None or before.link is not self.channel.link
+        if is_moved and self.on_link is not None:
+            self.on_link(self)
 
     async def _commit(self, channel: "Channel", rows: "list[Write]") -> None:
         """Commit, however long the database is away: nothing is said before."""

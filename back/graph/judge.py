@@ -150,12 +150,17 @@ class Judge:
         self._verdicts: dict[str, list[tuple[int, Decision]]] = {}
         self._flushing: asyncio.Handle | None = None
         self._answered_when_full = 0
+        self._is_muted = False
         self._tasks = Tasks()
 
     def start(self) -> None:
         """Begin; submissions come through `receive`."""
         self._tasks.spawn(self._forever(self._judge_some, self._work), "gossip judge")
         self._tasks.spawn(self._forever(self._look_some_up, self._chain_work), "gossip funding")
+
+    def mute(self) -> None:
+        """Give no verdict any more: fronts submit again, to who has taken over."""
+        self._is_muted = True
 
     async def stop(self) -> None:
         """Stop; what is undecided gets no verdict, and its front submits it again."""
@@ -379,6 +384,8 @@ class Judge:
         self._verdicts.clear()
 
     def _publish(self, front: str, verdicts: list[tuple[int, Decision]]) -> None:
+        if self._is_muted:
+            return
         # As `shared.fabric.gossip.Verdicts` has it, without a model for each.
         told = [
             {"id": number, "outcome": outcome.value, "why": why}

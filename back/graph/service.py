@@ -62,6 +62,9 @@ class Writer(Protocol):
     async def drained(self) -> None:
         """Return as soon as more may be put."""
 
+    def mute(self) -> None:
+        """Write nothing more, for ever."""
+
     def on_lost(self, callback: Callable[[], None]) -> None:
         """Call this when the stream has lost what it had."""
 
@@ -188,6 +191,11 @@ class GraphService:
         self._follower.start()
         self.judge.start()
         self._subscription = await self._fabric.subscribe(SUBMISSIONS, self.judge.receive)
+
+    def mute(self) -> None:
+        """Another back has taken over: not another verdict, not another value of GRAPH."""
+        self._writer.mute()
+        self.judge.mute()
 
     async def stop(self) -> None:
         """Judge nothing more; what was decided is written, as far as that takes no time."""

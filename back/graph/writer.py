@@ -88,6 +88,7 @@ class GraphWriter:
     Args:
         fabric: the connection for bulk.
         rules: limits.
+        may_write: asked before each batch; after a no, `go_on` is called when it may.
 
     Attributes:
         refused: values that the broker did not take: the stream is full, or the value too large.
@@ -95,7 +96,15 @@ class GraphWriter:
         is_open: the stream is there, and values are being written.
     """
 
-    def __init__(self, fabric: FabricClient, *, rules: WriterRules = WriterRules()) -> None:
+    def __init__(
+        self,
+        fabric: FabricClient,
+        *,
+        rules: WriterRules = WriterRules(),
+        may_write: Callable[[], bool] = lambda: True,
+    ) -> None:
+        self._may_write = may_write
+        self._is_muted = False
         self.refused = 0
         self.repeated = 0
         self.is_open = False
@@ -177,6 +186,18 @@ class GraphWriter:
         """Return when everything that was put is in the stream."""
         await self._empty.wait()
 
+    def go_on(self) -> None:
+        """It may be written again."""
+        self._pump_soon()
+
+    def mute(self) -> None:
+        """Write nothing more, for ever, and forget what waits: GRAPH is another's."""
+        self._is_muted = True
+        for values in (self._waiting, self._doubtful, self._batches, self._home):
+            values.clear()
+        self._room.set()
+        self._empty.set()
+
     def on_lost(self, callback: Callable[[], None]) -> None:
         """Call this when the stream was gone, or lost what it had: put the whole table again.
 
@@ -187,6 +208,8 @@ class GraphWriter:
     # --- publishing -------------------------------------------------------------------------------
 
     def _put(self, subject: str, payload: bytes) -> None:
+        if self._is_muted:
+            return
         self._doubtful.pop(subject, None)
         self._waiting[subject] = payload
         self._empty.clear()
@@ -220,6 +243,7 @@ class GraphWriter:
             and bool(self._doubtful or self._waiting)
             and len(self._batches) < self._rules.batches
             and len(self._home) < self._rules.in_flight
+            and self._may_write()
         )
 
     @property
