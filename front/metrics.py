@@ -4,6 +4,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
 __all__ = ["Metrics"]
 
+_KINDS = {256: "channel_announcement", 257: "node_announcement", 258: "channel_update"}
+
 
 class Metrics:
     """The figures of one front; a registry of its own, so that a test may run several."""
@@ -28,7 +30,36 @@ class Metrics:
         self.bytes_out = traffic.labels("out")
         self.dropped = self._counter("dropped", "Messages of peers not passed on.", "reason")
         self.resends = self._counter("resends", "Messages sent to an owner more than once.")
+        self._announcements = self._counter(
+            "announcements",
+            "Gossip announcements of peers, and what became of them.",
+            "kind",
+            "result",
+        )
+        self._announced: dict[tuple[int, str], Counter] = {}
+        self.queries = self._counter("gossip_queries", "Questions of peers (BOLT 7).", "message")
+        gossip = self._counter("gossip_bytes", "Bytes of gossip, without queries.", "direction")
+        self.gossip_in = gossip.labels("in")
+        self.gossip_out = gossip.labels("out")
+        self.pending = self._gauge("announcements_pending", "Announcements not yet decided.")
+        self.channels = self._gauge("table_channels", "Channels in the routing table.")
+        self.updates = self._gauge("table_updates", "Channel updates in the routing table.")
+        self.nodes = self._gauge("table_nodes", "Nodes in the routing table.")
+        self.table_bytes = self._gauge("table_bytes", "Raw bytes of the routing table.")
+        self.graph_lag = self._gauge("graph_lag", "Values of GRAPH that are not worked in yet.")
+        self.graph_loads = self._gauge("graph_loads", "How often the table was loaded anew.")
+        self.graph_refused = self._gauge("graph_refused", "Values of GRAPH that made no sense.")
         self.foreign = self._counter("fabric_errors", "Fabric messages that made no sense.")
+
+    def announced(self, message_type: int, result: str) -> None:
+        """Count an announcement of a peer; called for each, so it looks labels up once."""
+        counter = self._announced.get((message_type, result))
+        if counter is None:
+            kind = _KINDS[message_type]
+            counter = self._announced[message_type, result] = self._announcements.labels(
+                kind, result
+            )
+        counter.inc()
 
     def text(self) -> bytes:
         """Return everything in Prometheus' text format."""

@@ -37,7 +37,7 @@ class _Worker:
 
 
 class Verification:
-    """A pool of workers.
+    """A pool of workers, started when there is something to check for the first time.
 
     Args:
         workers: processes; 0 for one per CPU, at most 4.
@@ -58,11 +58,7 @@ class Verification:
     @property
     def free(self) -> bool:
         """Whether a batch would not have to wait long."""
-        return any(len(w.batches) < AT_ONCE for w in self._workers if w.process is not None)
-
-    def start(self) -> None:
-        """Start the processes; returns at once."""
-        self._tasks = [asyncio.create_task(self._run(w), name="verifier") for w in self._workers]
+        return any(len(w.batches) < AT_ONCE for w in self._workers)
 
     async def stop(self) -> None:
         """End the processes; batches under way get no answer."""
@@ -72,6 +68,10 @@ class Verification:
 
     def check(self, items: list[Item], done: Callable[[list[bool]], None]) -> None:
         """Have a batch checked; ``done`` is called from the loop with one answer for each item."""
+        if not self._tasks:
+            self._tasks = [
+                asyncio.create_task(self._run(w), name="verifier") for w in self._workers
+            ]
         running = [w for w in self._workers if w.process is not None] or self._workers
         worker = min(running, key=lambda w: len(w.batches))
         batch = _Batch(items, done)
