@@ -44,6 +44,7 @@ from shared.tasks import Tasks
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from back.graph.service import GraphService
     from back.peer import Peer
     from back.runner import ChannelRunner
     from back.switchboard import PeerSession
@@ -289,6 +290,11 @@ class Node:
         if hasattr(self, "gossip"):
             self.gossip.mute()
         self._fail(LeaseLost(shards))
+
+    @property
+    def graph(self) -> "GraphService":
+        """The routing table and its judge."""
+        return self.gossip.graph
 
     # --- the chain's news ----------------------------------------------------------------------
 

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 import structlog
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
 from back.api.auth import WRONG_PASSWORD_PAUSE_S, Guard
 from back.api.calls import CALLS, Call, NotFound
 from back.api.forms import BadRequest, Form, parse_form, read_form
-from back.api.routes import channels, invoices, node as node_calls, onchain, payments
+from back.api.routes import channels, invoices, network, node as node_calls, onchain, payments
+from back.api.slices import Slices
 from back.api.version import squall_version
 from shared.errors import BackendError, CommandError, LeaseLost, MalformedMessage
 
@@ -35,7 +36,7 @@ MAX_BODY_BYTES = 64 * 1024
 TIMEOUT_S = 30
 FORM = "application/x-www-form-urlencoded"
 
-_ROUTES = (channels, invoices, node_calls, onchain, payments)
+_ROUTES = (channels, invoices, network, node_calls, onchain, payments)
 """Imported for the calls that they enter in CALLS."""
 
 
@@ -79,6 +80,10 @@ def _json(value: object, status: int = 200) -> Response:
     return Response(_encode(value).encode(), status, media_type="application/json")
 
 
+def _stream(value: Slices) -> Response:
+    return StreamingResponse(value.encoded(_encode), media_type="application/json")
+
+
 # --- calls ------------------------------------------------------------------------------------
 
 
@@ -102,7 +107,8 @@ def _endpoint(node: "ApiNode") -> "Callable[[Request], Awaitable[Response]]":
             return _json({"error": f"there is no call {name[:64]}"}, 404)
         try:
             form = await _form(request, call)
-            return _json(await _answer(node, call, form))
+            value = await _answer(node, call, form)
+            return _stream(value) if isinstance(value, Slices) else _json(value)
         except Exception as error:  # noqa: BLE001 - the caller hears of every error
             return _refusal(call, error)
 

@@ -26,6 +26,7 @@ __all__ = [
     "HOST",
     "INVOICE",
     "NODE_ID",
+    "NODE_IDS",
     "NODE_URI",
     "PERCENT",
     "PORT",
@@ -294,6 +295,7 @@ HOST = Kind(_schema("string"), _host)
 HEX = Kind(_schema("string", pattern=_HEX), _bytes())
 HASH = Kind(_schema("string", pattern=_HEX, minLength=64, maxLength=64), _bytes(32))
 NODE_ID = Kind(_schema("string", pattern=_HEX, minLength=66, maxLength=66), _node_id)
+NODE_IDS = Kind(_schema("string", description="comma separated"), _listed(_node_id))
 NODE_URI = Kind(_schema("string", example="02…@203.0.113.7:9735"), _node_uri)
 CHANNEL_ID = HASH
 CHANNEL_IDS = Kind(_schema("string", description="comma separated"), _listed(_bytes(32)))

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from back.chain.interface import Chain
     from back.channels import Channels
+    from back.graph.service import GraphService
     from back.payment.service import Payments
     from back.peer import Peers
     from back.settings import BackSettings
@@ -35,6 +36,10 @@ class ApiNode(Protocol):
     @property
     def channels(self) -> "Channels":
         """All channels."""
+
+    @property
+    def graph(self) -> "GraphService":
+        """The routing table."""
 
     @property
     def payments(self) -> "Payments":

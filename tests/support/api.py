@@ -16,8 +16,9 @@ from back.chain.feerates import Feerates
 from back.chain.wallet import Balance
 from shared.chain import REGTEST
 from shared.errors import BitcoindUnavailable, CommandError
+from shared.gossip.table import Table
 
-__all__ = ["Api", "api_of"]
+__all__ = ["Api", "Wallet", "api_of", "served"]
 
 PASSWORD = "correct horse"
 
@@ -118,6 +119,7 @@ def api_node(node: Node, wallet: Wallet) -> Any:
         peers=node.peers,
         channels=node.channels,
         payments=node.payments,
+        graph=SimpleNamespace(is_ready=True, table=Table()),
     )
 
 
@@ -125,7 +127,13 @@ def api_node(node: Node, wallet: Wallet) -> Any:
 async def api_of(node: Node) -> AsyncIterator[Api]:
     """Serve the API of a node for a while; a wrong password does not wait."""
     wallet = Wallet()
-    seen = api_node(node, wallet)
+    async with served(api_node(node, wallet), wallet) as api:
+        yield api
+
+
+@asynccontextmanager
+async def served(seen: Any, wallet: Wallet) -> AsyncIterator[Api]:
+    """Serve the API of whatever has what the calls want."""
     server = await ApiServer.start(seen, "127.0.0.1", 0, app=create_app(seen, pause_s=0))
     try:
         async with aiohttp.ClientSession() as http:
