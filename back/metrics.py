@@ -11,6 +11,7 @@ from prometheus_client import (
 )
 
 if TYPE_CHECKING:
+    from back.gossip import Gossip
     from back.node import Node
     from back.storage.committer import CommitReport
 
@@ -18,6 +19,22 @@ __all__ = ["Metrics"]
 
 COMMIT_BUCKETS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 5)
 GROUP_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+
+
+_JUDGING = {
+    "ready": "1 once the routing table is loaded from GRAPH",
+    "submissions_waiting": "Announcements that wait for a verdict",
+    "submissions_dropped": "Submissions malformed, or dropped unread: a front sends too much",
+    "channels_waiting": "Channels whose funding output is to be looked up",
+    "blocks_fetched": "Blocks fetched to look up funding outputs",
+    "channels_unverifiable": "Channels funded in blocks that a pruned bitcoind has no more",
+    "blocks_behind": "Blocks whose spends are not in the routing table yet; -1: bitcoind is away",
+    "channels_pruned": "Channels that were forgotten because nobody spoke of them",
+    "values_waiting": "Values that are not surely in GRAPH yet",
+    "values_repeated": "Values written again because nobody knew whether they had arrived",
+    "values_refused": "Values that the broker did not take: GRAPH is full",
+}
+"""Figures of `back.gossip` that are counted elsewhere, without `squall_graph_`."""
 
 
 class Metrics:
@@ -59,6 +76,22 @@ class Metrics:
             "squall_commit_items", "Steps in one commit", registry=registry, buckets=GROUP_BUCKETS
         )
         self.resends = Gauge("squall_resends", "Session messages sent again", registry=registry)
+        self.table = Gauge(
+            "squall_graph_table",
+            "The routing table: channels, updates, nodes",
+            ["kind"],
+            registry=registry,
+        )
+        self.verdicts = Gauge(
+            "squall_graph_verdicts",
+            "Verdicts on what fronts submitted, since the start",
+            ["kind", "outcome"],
+            registry=registry,
+        )
+        self.judging = {
+            name: Gauge(f"squall_graph_{name}", text, registry=registry)
+            for name, text in _JUDGING.items()
+        }
 
     def text(self) -> bytes:
         """Return everything in Prometheus' text format."""
@@ -90,3 +123,29 @@ class Metrics:
         self.channels.clear()
         for runner in node.channels.runners.values():
             self.channels.labels(runner.channel.phase.value).inc()
+        self._refresh_graph(node.gossip)
+
+    def _refresh_graph(self, gossip: "Gossip") -> None:
+        graph, writer, spends = gossip.graph, gossip.writer, gossip.graph.spends
+        table = graph.table
+        for kind in ("channels", "updates", "nodes"):
+            self.table.labels(kind).set(getattr(table, kind))
+        for (kind, outcome), count in graph.judge.counts.items():
+            self.verdicts.labels(kind, outcome).set(count)
+        tip = spends.tip
+        behind = max(0, spends.height - tip.height) if spends.height and tip is not None else -1
+        figures = {
+            "ready": graph.is_ready,
+            "submissions_waiting": len(graph.judge.submissions),
+            "submissions_dropped": graph.judge.refused,
+            "channels_waiting": len(graph.judge.channels),
+            "blocks_fetched": graph.lookup.fetched,
+            "channels_unverifiable": graph.lookup.pruned,
+            "blocks_behind": behind,
+            "channels_pruned": graph.pruned,
+            "values_waiting": writer.waiting,
+            "values_repeated": writer.repeated,
+            "values_refused": writer.refused,
+        }
+        for name, figure in figures.items():
+            self.judging[name].set(figure)
