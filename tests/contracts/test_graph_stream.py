@@ -26,6 +26,7 @@ from support.graph import (
 )
 from support.waiting import until
 
+from back.graph.writer import GraphWriter
 from shared.fabric.client import FabricClient
 from shared.fabric.consumer import ConsumerRules, StreamConsumer
 from shared.fabric.gossip import GraphTip
@@ -396,3 +397,46 @@ async def test_a_writer_that_stops_has_written_what_was_put(fabric: Fabric) -> N
     async with following(fabric.front) as (follower, sink):
         await until(follower.ready.is_set)
         assert sink.table == table_of(values)
+
+
+# --- ownership --------------------------------------------------------------------------------
+
+
+async def test_a_muted_writer_writes_nothing_more_whatever_waits_or_comes(fabric: Fabric) -> None:
+    async with writing(fabric.back) as writer, following(fabric.front) as (follower, sink):
+        writer.put(channel(1))
+        await writer.flushed()
+        writer.put(channel(2))
+        writer.mute()
+        writer.put(channel(3))
+        writer.tip(7, bytes(32))
+        await writer.flushed()
+        await writer.drained()
+        async with writing(fabric.back) as successor:
+            successor.put(channel(4))
+            await successor.flushed()
+        await until(lambda: len(sink.table) == 2)
+        assert follower.ready.is_set()
+        assert sink.table == table_of([channel(1), channel(4)])
+        assert writer.waiting == 0
+
+
+async def test_a_writer_that_may_not_write_waits_until_it_is_told_to_go_on(fabric: Fabric) -> None:
+    may = [False]
+    writer = GraphWriter(fabric.back, rules=QUICK_WRITER, may_write=lambda: may[0])
+    writer.start()
+    try:
+        await until(lambda: writer.is_open)
+        values = network(100)
+        for change in values:
+            writer.put(change)
+        await fabric.back.barrier()
+        assert (await ask(fabric.admin, f"STREAM.INFO.{STREAM}"))["state"]["messages"] == 0
+        may[0] = True
+        writer.go_on()
+        await writer.flushed()
+        assert (await ask(fabric.admin, f"STREAM.INFO.{STREAM}"))["state"]["messages"] == len(
+            values
+        )
+    finally:
+        await writer.stop()
