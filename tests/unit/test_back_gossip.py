@@ -1,16 +1,26 @@
 """Who may write GRAPH: the owner, as a commit has shown a moment ago, and nobody else."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from support.graph import node
 from support.waiting import until
 
+from back.chain.bitcoind import ChainSettings
 from back.gossip import OWNED_S, Ownership
+from back.graph.service import GraphService
 from back.storage.store import NODE_SHARD
 from shared.errors import LeaseLost, StorageUnavailable
+from shared.fabric import subjects
+from shared.fabric.gossip import encode_submission
+from shared.fabric.memory import MemoryBroker, MemoryFabric
+from shared.gossip.record import Change
+
+if TYPE_CHECKING:
+    from shared.fabric.interface import Received
 
 
 @dataclass
@@ -103,3 +113,72 @@ async def test_who_lost_the_lease_writes_nothing_any_more() -> None:
         await asyncio.wait({task})
         assert not ownership.is_shown()
         assert world.shown == 0
+
+
+# --- a lost lease -----------------------------------------------------------------------------
+
+
+class _Follower:
+    """Brings nothing."""
+
+    def start(self) -> None:
+        pass
+
+    async def stop(self) -> None:
+        pass
+
+
+class _Writer(_Follower):
+    """Notes what is written."""
+
+    def __init__(self) -> None:
+        self.written: list[Change] = []
+        self.is_muted = False
+
+    def put(self, change: Change) -> None:
+        if not self.is_muted:
+            self.written.append(change)
+
+    def tip(self, height: int, block_hash: bytes) -> None:
+        pass
+
+    async def drained(self) -> None:
+        pass
+
+    def mute(self) -> None:
+        self.is_muted = True
+
+    def on_lost(self, callback: Callable[[], None]) -> None:
+        pass
+
+
+async def test_who_lost_the_lease_gives_no_verdict_and_hands_the_writer_nothing() -> None:
+    broker = MemoryBroker()
+    back, front = MemoryFabric(broker, "back"), MemoryFabric(broker, "front")
+    for fabric in (back, front):
+        await fabric.start()
+    heard: list[Received] = []
+    await front.subscribe(subjects.verdict("rome"), heard.append)
+    writer = _Writer()
+    chain = ChainSettings("http://127.0.0.1:1", user="nobody")
+    service = GraphService(
+        back, writer, chain, bytes(32), trusts_fronts=True, follow=lambda *_: _Follower()
+    )
+    await service.start()
+    try:
+        item = encode_submission("rome", 1, [bytes([1, 2]) + bytes(200)])
+        front.publish(subjects.gossip("channel_update"), item)
+        await until(lambda: len(heard) == 1)
+        service.mute()
+        front.publish(subjects.gossip("channel_update"), item)
+        await until(lambda: sum(service.judge.counts.values()) == 2)
+        service.announce_own([node(1)])
+        service.loading()
+        service.loaded()
+        await service.judge.stop()
+        await front.barrier()
+        assert (len(heard), writer.written) == (1, [])
+    finally:
+        await service.stop()
+        for fabric in (back, front):
+            await fabric.stop()
