@@ -8,10 +8,11 @@ happens in threads; what the event loop does is done in slices.
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from typing import Protocol, TypeAlias
+from itertools import islice
+from typing import Protocol, TypeAlias, TypeVar
 
 import structlog
 
@@ -50,11 +51,12 @@ RETRY = Decision(Outcome.LATER, "the back is not ready")
 BUSY = Decision(Outcome.LATER, "too much waits")
 MOVED = Decision(Outcome.LATER, "the chain moved meanwhile")
 AWAY = Decision(Outcome.LATER, "bitcoind is away")
+SPENT = Decision(Outcome.REFUSED, Absent.SPENT.value)
 FAILED = Decision(Outcome.REFUSED, "the back failed at it")
-OTHER = Decision(Outcome.LATER, "another announcement of this channel is being looked up")
 
 log = structlog.get_logger()
 
+_Item = TypeVar("_Item")
 _Pendings: TypeAlias = dict[bytes, tuple[Pending, list[Claim]]]
 """By raw announcement: several fronts may submit the same."""
 
@@ -85,7 +87,7 @@ class JudgeRules:
     channels: int = 1_000
     verdicts: int = 500
     flush_s: float = 0.02
-    answered_when_full: int = 20
+    answered_when_full: int = 4
     away_s: float = 1.0
 
 
@@ -216,7 +218,13 @@ class Judge:
         size = self._rules.slice
         for start in range(0, len(batch), size):
             pendings = self._look(batch[start : start + size])
-            await self._verify(pendings)
+            try:
+                await self._verify(pendings)
+            except Exception:
+                # The same: whoever claims what is left is told, or its budget would be used up.
+                log.exception("announcements_not_verified", announcements=len(pendings))
+                for pending, claims in pendings.values():
+                    self._decide(claims, pending.raw, FAILED)
             await asyncio.sleep(0)
         return True
 
@@ -243,6 +251,8 @@ class Judge:
         found = first_look(self._keeper.table, raw, situation)
         if isinstance(found, Decision):
             self._decide([claim], raw, found)
+        elif self.channels.join(raw, (claim,)):
+            return None
         elif self._executor is None:
             self._accept(found, [claim])
         else:
@@ -253,10 +263,9 @@ class Judge:
         if not pendings:
             return
         loop = asyncio.get_running_loop()
-        waiting = list(pendings.values())
         size = self._rules.verified_at_once
-        for start in range(0, len(waiting), size):
-            part = waiting[start : start + size]
+        while pendings:
+            part = [pendings[raw] for raw in islice(pendings, size)]
             jobs = [(pending.raw, pending.signer) for pending, _ in part]
             right = await loop.run_in_executor(self._executor, _verified, jobs)
             for (pending, claims), is_right in zip(part, right, strict=True):
@@ -264,24 +273,19 @@ class Judge:
                     self._accept(pending, claims)
                 else:
                     self._decide(claims, pending.raw, INVALID)
+                del pendings[pending.raw]
 
     def _accept(self, pending: Pending, claims: list[Claim]) -> None:
         """Go on with an announcement whose signatures are right."""
         seen = pending.seen
         if isinstance(seen, ChannelView):
-            if self.channels.has(seen.short_channel_id) or self._room(claims, pending):
-                if not self.channels.add(pending, seen, claims):
-                    self._decide(claims, pending.raw, OTHER)
+            if self._spends.height:
+                self.channels.add(pending, seen, claims)
                 self._chain_work.set()
+            else:
+                self._decide(claims, pending.raw, AWAY)
             return
         self._decide(claims, pending.raw, self._apply(pending))
-
-    def _room(self, claims: list[Claim], pending: Pending) -> bool:
-        """Whether the chain can be asked now; else tell so."""
-        if self._spends.height:
-            return True
-        self._decide(claims, pending.raw, AWAY)
-        return False
 
     def _apply(self, pending: Pending, funding: Funding | None = None) -> Decision:
         """Put it into the table, which may be another than it was when it was looked at."""
@@ -307,57 +311,71 @@ class Judge:
             await self._look_up(waiting)
         except (BackendError, RpcError) as error:
             log.info("funding_not_looked_up", why=str(error), channels=len(waiting))
-            self._finish(waiting, lambda _: AWAY)
+            self._finish((one, AWAY) for one in waiting)
             await asyncio.sleep(self._rules.away_s)
-        finally:
-            self._finish(waiting, lambda _: FAILED)
+        except Exception:
+            # A bug of ours: as above.
+            self._finish((one, FAILED) for one in waiting)
+            raise
         return True
 
     async def _look_up(self, waiting: list[WaitingChannel]) -> None:
         """Ask for outputs, then whether they are unspent; blocks meanwhile are watched for them."""
-        found = await self._lookup.locate([one.seen.short_channel_id for one in waiting])
-        judged = [(one, found[one.seen.short_channel_id]) for one in waiting]
-        right = [
-            (one, funds)
-            for one, funds in judged
-            if isinstance(funds, Funding) and judge_channel(one.seen, funds) is ACCEPTED
-        ]
+        found = await self._lookup.locate({one.seen.short_channel_id for one in waiting})
+        right: list[tuple[WaitingChannel, Funding]] = []
+        for channels in self._slices(waiting):
+            right += self._compare(channels, found)
+            await asyncio.sleep(0)
         outputs = self._spends.outputs
-        candidates = outputs.begin({one.seen.short_channel_id: funds.txid for one, funds in right})
+        txids = {one.seen.short_channel_id: funding.txid for one, funding in right}
+        candidates = outputs.begin(txids)
         try:
             coins = await self._lookup.unspent(
-                [funding_outpoint(one.seen.short_channel_id, funds.txid) for one, funds in right]
+                [funding_outpoint(scid, txid) for scid, txid in txids.items()]
             )
-            for (one, _), coin in zip(right, coins, strict=True):
-                if coin is None:
-                    found[one.seen.short_channel_id] = Absent.SPENT
-            size = self._rules.slice
-            for start in range(0, len(waiting), size):
+            spent = {scid for scid, coin in zip(txids, coins, strict=True) if coin is None}
+            for part in self._slices(right):
                 self._finish(
-                    waiting[start : start + size],
-                    lambda one: self._judged(one, found, candidates.lost),
+                    (one, self._judged(one, funding, spent, candidates.lost))
+                    for one, funding in part
                 )
                 await asyncio.sleep(0)
         finally:
             outputs.end(candidates, self._keeper.table)
 
-    def _judged(self, one: WaitingChannel, found: dict[int, Funds], lost: set[int]) -> Decision:
-        funds = found[one.seen.short_channel_id]
-        if one.seen.short_channel_id in lost:
-            return MOVED
-        decision = judge_channel(one.seen, funds)
-        if decision is not ACCEPTED or not isinstance(funds, Funding):
-            return decision
-        return self._apply(one.pending, funds)
+    def _slices(self, items: Sequence[_Item]) -> Iterator[Sequence[_Item]]:
+        size = self._rules.slice
+        return (items[start : start + size] for start in range(0, len(items), size))
 
-    def _finish(
-        self, channels: list[WaitingChannel], decide: Callable[[WaitingChannel], Decision]
-    ) -> None:
+    def _compare(
+        self, channels: Iterable[WaitingChannel], found: dict[int, Funds]
+    ) -> list[tuple[WaitingChannel, Funding]]:
+        """Return those whose output is there and theirs; decide on the others."""
+        right = []
         for one in channels:
-            if one.claims:
-                claims, one.claims = one.claims, []
-                self._decide(claims, one.pending.raw, decide(one))
-        self.channels.done(channels)
+            funds = found[one.seen.short_channel_id]
+            decision = judge_channel(one.seen, funds)
+            if isinstance(funds, Funding) and decision is ACCEPTED:
+                right.append((one, funds))
+            else:
+                self._finish(((one, decision),))
+        return right
+
+    def _judged(
+        self, one: WaitingChannel, funding: Funding, spent: set[int], lost: set[int]
+    ) -> Decision:
+        scid = one.seen.short_channel_id
+        if scid in lost:
+            return MOVED
+        if scid in spent:
+            return SPENT
+        return self._apply(one.pending, funding)
+
+    def _finish(self, decided: Iterable[tuple[WaitingChannel, Decision]]) -> None:
+        for one, decision in decided:
+            claims, one.claims = one.claims, []
+            self._decide(claims, one.pending.raw, decision)
+            self.channels.done((one,))
 
     # --- verdicts ---------------------------------------------------------------------------------
 
@@ -372,7 +390,7 @@ class Judge:
         verdicts.append((number, decision))
         if len(verdicts) >= self._rules.verdicts:
             self._publish(front, self._verdicts.pop(front))
-        elif self._flushing is None:
+        if self._flushing is None:
             loop = asyncio.get_running_loop()
             self._flushing = loop.call_later(self._rules.flush_s, self._flush)
 

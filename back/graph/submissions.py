@@ -7,9 +7,9 @@ for, which are the dearest.
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from heapq import heappop, heappush
 
 from back.graph.acceptance import Pending, funding_height
 from shared.fabric.gossip import Submission
@@ -57,21 +57,24 @@ class Submissions:
         """How many announcements are undecided."""
         return sum(account.items for account in self._accounts.values())
 
-    def is_full(self, front: str) -> bool:
-        """Whether nothing more of this front would be taken."""
+    def is_full(self, front: str, items: int = 1, size: int = 1) -> bool:
+        """Whether so much more of this front would not be taken."""
         account = self._accounts.get(front)
         if account is None:
-            return len(self._accounts) >= self._budget.fronts
-        return account.items >= self._budget.items or account.size >= self._budget.size
+            if len(self._accounts) >= self._budget.fronts:
+                return True
+            account = _Account()
+        return account.items + items > self._budget.items or account.size + size > self._budget.size
 
     def add(self, submission: Submission) -> bool:
         """Take a submission, or say that it is over the budget."""
-        front = submission.front
-        if self.is_full(front):
+        front, items = submission.front, len(submission.items)
+        size = sum(map(len, submission.items))
+        if self.is_full(front, items, size):
             return False
         account = self._accounts.setdefault(front, _Account())
-        account.items += len(submission.items)
-        account.size += sum(map(len, submission.items))
+        account.items += items
+        account.size += size
         self._waiting.setdefault(front, deque()).append(submission)
         return True
 
@@ -102,7 +105,7 @@ class Submissions:
 
 @dataclass(slots=True)
 class WaitingChannel:
-    """A channel whose funding output is to be looked up."""
+    """A channel announcement whose funding output is to be looked up."""
 
     pending: Pending
     seen: ChannelView
@@ -110,33 +113,46 @@ class WaitingChannel:
 
 
 class PendingChannels:
-    """Channels that wait for the chain, by short_channel_id."""
+    """Channel announcements that wait for the chain.
+
+    Several may claim one short_channel_id. Each is judged by itself, for the first that comes may
+    be made up to keep the right one out.
+    """
 
     def __init__(self) -> None:
-        self._waiting: dict[int, WaitingChannel] = {}
-        self._taken: dict[int, WaitingChannel] = {}
-        self._turn: deque[str] = deque()
+        self._channels: dict[bytes, WaitingChannel] = {}
+        self._claimed: dict[int, int] = {}
+        """How many of them claim a short_channel_id."""
+        self._fronts: dict[str, _Queue] = {}
+        """Whose turn it is comes first."""
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        """How many wait, or are being looked up."""
+        return len(self._channels)
 
     def has(self, short_channel_id: int) -> bool:
-        """Whether it waits, or is being looked up."""
-        return short_channel_id in self._waiting or short_channel_id in self._taken
+        """Whether some announcement of it waits, or is being looked up."""
+        return short_channel_id in self._claimed
 
-    def add(self, pending: Pending, seen: ChannelView, claims: Iterable[Claim]) -> bool:
-        """Have it looked up; False if another announcement of the same channel is."""
+    def join(self, raw: bytes, claims: Iterable[Claim]) -> bool:
+        """Have a verdict told to these too, if this very announcement is among them."""
+        known = self._channels.get(raw)
+        if known is not None:
+            known.claims.extend(claims)
+        return known is not None
+
+    def add(self, pending: Pending, seen: ChannelView, claims: Sequence[Claim]) -> None:
+        """Have it looked up, on account of who claims it first."""
+        if self.join(pending.raw, claims):
+            return
+        channel = WaitingChannel(pending, seen, list(claims))
+        self._channels[pending.raw] = channel
         scid = seen.short_channel_id
-        known = self._waiting.get(scid) or self._taken.get(scid)
-        if known is None:
-            known = self._waiting[scid] = WaitingChannel(pending, seen)
-        elif known.pending.raw != pending.raw:
-            return False
-        known.claims.extend(claims)
-        return True
+        self._claimed[scid] = self._claimed.get(scid, 0) + 1
+        self._fronts.setdefault(claims[0][0], _Queue()).put(channel)
 
     def take(self, blocks: int, count: int) -> list[WaitingChannel]:
-        """Take out the channels of some blocks, ascending: as many blocks of each front's.
+        """Take out the channels of some blocks: in turn the lowest of each front.
 
         They stay known until `done`.
 
@@ -144,35 +160,63 @@ class PendingChannels:
             blocks: how many blocks at most.
             count: how many channels at most.
         """
-        chosen = self._blocks(blocks)
-        scids = sorted(scid for scid in self._waiting if funding_height(scid) in chosen)
-        for scid in scids[:count]:
-            self._taken[scid] = self._waiting.pop(scid)
-        return [self._taken[scid] for scid in scids[:count]]
+        taken: list[WaitingChannel] = []
+        chosen: set[int] = set()
+        skipped: dict[str, _Queue] = {}
+        share = max(1, count // blocks)
+        while self._fronts and len(taken) < count:
+            front = next(iter(self._fronts))
+            queue = self._fronts.pop(front)
+            if queue.lowest not in chosen and len(chosen) >= blocks:
+                skipped[front] = queue
+                continue
+            chosen.add(queue.lowest)
+            taken += queue.take(min(share, count - len(taken)))
+            if queue:
+                # to the end of the line
+                self._fronts[front] = queue
+        self._fronts = skipped | self._fronts
+        return taken
 
     def done(self, channels: Iterable[WaitingChannel]) -> None:
         """They are decided."""
         for channel in channels:
-            self._taken.pop(channel.seen.short_channel_id, None)
+            if self._channels.pop(channel.pending.raw, None) is None:
+                continue
+            scid = channel.seen.short_channel_id
+            self._claimed[scid] -= 1
+            if not self._claimed[scid]:
+                del self._claimed[scid]
 
-    def _blocks(self, count: int) -> set[int]:
-        """Choose blocks: the lowest of each front, in turn."""
-        wanted: dict[str, set[int]] = {}
-        for scid, channel in self._waiting.items():
-            wanted.setdefault(channel.claims[0][0], set()).add(funding_height(scid))
-        # Whose turn it was comes last.
-        order = [front for front in self._turn if front in wanted]
-        order += [front for front in wanted if front not in order]
-        queues = {front: iter(sorted(wanted[front])) for front in order}
-        chosen: set[int] = set()
-        while queues and len(chosen) < count:
-            for front in list(islice(queues, len(queues))):
-                height = next(queues[front], None)
-                if height is None:
-                    del queues[front]
-                elif len(chosen) < count:
-                    chosen.add(height)
-                    order.remove(front)
-                    order.append(front)
-        self._turn = deque(order)
-        return chosen
+
+class _Queue:
+    """Channels of one front, by block."""
+
+    def __init__(self) -> None:
+        self._blocks: dict[int, list[WaitingChannel]] = {}
+        self._heights: list[int] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._heights)
+
+    @property
+    def lowest(self) -> int:
+        """Height of the lowest block."""
+        return self._heights[0]
+
+    def put(self, channel: WaitingChannel) -> None:
+        """Add one."""
+        height = funding_height(channel.seen.short_channel_id)
+        if height not in self._blocks:
+            self._blocks[height] = []
+            heappush(self._heights, height)
+        self._blocks[height].append(channel)
+
+    def take(self, count: int) -> list[WaitingChannel]:
+        """Take out some of the lowest block."""
+        channels = self._blocks[self.lowest]
+        taken = channels[-count:]
+        del channels[-count:]
+        if not channels:
+            del self._blocks[heappop(self._heights)]
+        return taken
