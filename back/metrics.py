@@ -28,7 +28,7 @@ _JUDGING = {
     "channels_waiting": "Channels whose funding output is to be looked up",
     "blocks_fetched": "Blocks fetched to look up funding outputs",
     "channels_unverifiable": "Channels funded in blocks that a pruned bitcoind has no more",
-    "blocks_behind": "Blocks whose spends are not in the routing table yet; -1: bitcoind is away",
+    "blocks_behind": "Blocks whose spends are not in the routing table yet; -1: not known now",
     "channels_pruned": "Channels that were forgotten because nobody spoke of them",
     "values_waiting": "Values that are not surely in GRAPH yet",
     "values_repeated": "Values written again because nobody knew whether they had arrived",
@@ -123,9 +123,10 @@ class Metrics:
         self.channels.clear()
         for runner in node.channels.runners.values():
             self.channels.labels(runner.channel.phase.value).inc()
-        self._refresh_graph(node.gossip)
+        self.refresh_graph(node.gossip)
 
-    def _refresh_graph(self, gossip: "Gossip") -> None:
+    def refresh_graph(self, gossip: "Gossip") -> None:
+        """Set the gauges of the routing table."""
         graph, writer, spends = gossip.graph, gossip.writer, gossip.graph.spends
         table = graph.table
         for kind in ("channels", "updates", "nodes"):

@@ -22,7 +22,7 @@ from back.channel.events import (
     Received,
     UpdateFeerate,
 )
-from back.channel.model import Channel, Phase
+from back.channel.model import Channel, Link, Phase
 from back.runner import ChannelRunner
 from shared.errors import CommandError, LeaseLost, StorageUnavailable, WriteRefused
 from shared.fabric.envelope import Reason
@@ -321,3 +321,19 @@ async def test_a_whole_payment_goes_through_the_shell() -> None:
             runner.post(Received(message))
         await until(lambda: runner.channel.local_commitment.number == 1, "both have signed")
         assert runner.channel.remote_commitment.number == 1
+
+
+async def test_who_listens_hears_of_a_channel_that_goes_and_of_nothing_else() -> None:
+    async with running() as (runner, world):
+        moved: list[Link] = []
+        runner.on_link = lambda moving: moved.append(moving.channel.link)
+        runner.post(BlockConnected(200))
+        await runner.request(UpdateFeerate(2_000))
+        assert moved == []
+        world.gate.clear()
+        runner.post(Disconnected())
+        await until(lambda: world.tries > len(world.commits))
+        assert moved == [], "nobody hears of what is not durable"
+        world.gate.set()
+        await until(lambda: moved)
+        assert moved == [Link.OFFLINE]
