@@ -10,11 +10,13 @@ everybody, soon, and to every new peer.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from heapq import heappop, heappush
+from inspect import GEN_CLOSED, getgeneratorstate
 from itertools import count
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
+from weakref import ref
 
 from front.gossip.bench import remember
 from front.gossip.own import Own
@@ -104,16 +106,25 @@ class _Reader:
         filter: what it asked for; None: nothing.
         place: number of the first change that it was not told.
         own_place: the same of our own; -1: it was told nothing of ours yet.
-        is_flushing: the last flush is not read to its end.
-        is_flushing_own: the same of our own.
+        flush: the last flush, as long as somebody holds it.
+        own_flush: the same of our own.
     """
 
     link: "Link"
     filter: Filter | None = None
     place: int = 0
     own_place: int = -1
-    is_flushing: bool = False
-    is_flushing_own: bool = False
+    flush: "_Flush | None" = None
+    own_flush: "_Flush | None" = None
+
+
+_Flush: TypeAlias = ref[Generator[bytes, None, None]]
+
+
+def _is_open(flush: _Flush | None) -> bool:
+    """Whether a flush is still to be read: neither at its end nor dropped."""
+    iterator = None if flush is None else flush()
+    return iterator is not None and getgeneratorstate(iterator) != GEN_CLOSED
 
 
 class Relay:
@@ -248,22 +259,25 @@ class Relay:
         if self._own.scan(self._table()):
             self._welcome(now, flushes)
             self._sweep_own(now, flushes)
+        interval_s = self._rules.interval_s
         for _ in range(self._rules.peers_per_due):
             if not self._flushes or self._flushes[0][0] > now:
                 break
-            _, number, reader = heappop(self._flushes)
+            due, number, reader = heappop(self._flushes)
             if self._is_here(reader):
-                heappush(self._flushes, (now + self._rules.interval_s, number, reader))
+                # Its own beat, also after a standstill: or all would be flushed together then.
+                due += ((now - due) // interval_s + 1) * interval_s
+                heappush(self._flushes, (due, number, reader))
                 if self._has_news(reader):
-                    flushes.append((reader.link, self._flush(reader, self._ring.end)))
+                    flushes.append((reader.link, self._flush(reader)))
         return flushes
 
     def _is_here(self, reader: _Reader) -> bool:
         return self._readers.get(reader.link) is reader and not reader.link.closing
 
     def _has_news(self, reader: _Reader) -> bool:
-        is_idle = reader.filter is not None and not reader.is_flushing
-        return is_idle and reader.place < self._ring.end
+        wants = reader.filter is not None and reader.place < self._ring.end
+        return wants and not _is_open(reader.flush)
 
     def _welcome(self, now: float, flushes: "list[tuple[Link, Iterator[bytes]]]") -> None:
         for _ in range(self._rules.peers_per_due):
@@ -286,18 +300,19 @@ class Relay:
             reader = self._sweep.popleft()
             if not self._is_here(reader) or reader.own_place < 0:
                 continue
-            if reader.is_flushing_own:
+            if _is_open(reader.own_flush):
                 self._has_own = True
             elif reader.own_place < self._own_ring.end:
-                flushes.append((reader.link, self._flush_own(reader, self._own_ring.end)))
+                flushes.append((reader.link, self._flush_own(reader)))
 
     # --- flushes ----------------------------------------------------------------------------------
 
-    def _flush(self, reader: _Reader, end: int) -> Iterator[bytes]:
-        reader.is_flushing = True
-        return self._read(reader, end)
+    def _flush(self, reader: _Reader) -> Iterator[bytes]:
+        flush = self._read(reader, self._ring.end)
+        reader.flush = ref(flush)
+        return flush
 
-    def _read(self, reader: _Reader, end: int) -> Iterator[bytes]:
+    def _read(self, reader: _Reader, end: int) -> Generator[bytes, None, None]:
         idle = 0
         while reader.place < end:
             place = max(reader.place, self._ring.first)
@@ -309,7 +324,6 @@ class Relay:
                 yield raw
             elif idle % _STEPS == 0:
                 yield _PAUSE
-        reader.is_flushing = False
 
     def _raw_for(self, reader: _Reader, changed: Changed | None) -> bytes | None:
         """Return what a peer is to be told of a change of others."""
@@ -335,11 +349,12 @@ class Relay:
         raw = entry.updates[key & 1]
         return raw, [] if raw is None else [update_timestamp(raw)]
 
-    def _flush_own(self, reader: _Reader, end: int) -> Iterator[bytes]:
-        reader.is_flushing_own = True
-        return self._read_own(reader, end)
+    def _flush_own(self, reader: _Reader) -> Iterator[bytes]:
+        flush = self._read_own(reader, self._own_ring.end)
+        reader.own_flush = ref(flush)
+        return flush
 
-    def _read_own(self, reader: _Reader, end: int) -> Iterator[bytes]:
+    def _read_own(self, reader: _Reader, end: int) -> Generator[bytes, None, None]:
         ring = self._own_ring
         while reader.own_place < end:
             place = max(reader.own_place, ring.first)
@@ -350,4 +365,3 @@ class Relay:
                 continue
             raw, timestamps = self._look_up(changed)
             yield raw if raw is not None and timestamps else _PAUSE
-        reader.is_flushing_own = False
