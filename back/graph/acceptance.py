@@ -41,6 +41,7 @@ DEPTH = 6
 """Confirmations from which a channel may be announced."""
 NEARLY = 3
 """Confirmations from which waiting is worth it: our bitcoind may lag behind a block or two."""
+OURS = "only this node says so"
 MAX_CHANNEL_BYTES, MAX_UPDATE_BYTES, MAX_NODE_BYTES = 2_000, 1_000, 4_000
 """Far more than any of today has: one channel must not buy megabytes of everybody's table."""
 
@@ -82,12 +83,14 @@ class Situation:
         unix_s: our clock.
         height: of bitcoind's tip; 0 while it is not known.
         is_awaited: whether a channel that is not in the table is being looked up.
+        is_own: whether a key is of something that this node itself says; nobody else may.
     """
 
     chain_hash: bytes
     unix_s: int
     height: int
     is_awaited: Callable[[int], bool] = lambda _short_channel_id: False
+    is_own: Callable[[int | bytes], bool] = lambda _key: False
 
 
 class Decision(NamedTuple):
@@ -135,7 +138,7 @@ def first_look(table: Table, raw: bytes, situation: Situation) -> Decision | Pen
     elif isinstance(seen, ChannelView):
         found = _known_channel(table, raw, seen, situation)
     else:
-        found = _known_node(table, raw, seen)
+        found = _known_node(table, raw, seen, situation)
     return found if isinstance(found, Decision) else Pending(raw, seen, found)
 
 
@@ -175,6 +178,8 @@ def _known_update(
         return _refused("unknown channel")
     if seen.timestamp <= table.update_timestamp(scid, seen.direction):
         return KNOWN
+    if situation.is_own(seen.key):
+        return _refused(OURS)
     why = _against_update(entry, raw, seen)
     return _refused(why) if why else entry.nodes[seen.direction]
 
@@ -187,11 +192,13 @@ def _against_update(entry: Entry, raw: bytes, seen: UpdateView) -> str:
     return "too long" if len(raw) > MAX_UPDATE_BYTES else ""
 
 
-def _known_node(table: Table, raw: bytes, seen: NodeView) -> Decision | bytes:
+def _known_node(table: Table, raw: bytes, seen: NodeView, situation: Situation) -> Decision | bytes:
     if not table.has_channels(seen.node_id):
         return _refused("a node without a known channel")
     if seen.timestamp <= table.node_timestamp(seen.node_id):
         return KNOWN
+    if situation.is_own(seen.node_id):
+        return _refused(OURS)
     if len(raw) > MAX_NODE_BYTES:
         return _refused("too long")
     names = _host_names(seen.addresses)

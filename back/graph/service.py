@@ -9,16 +9,17 @@ do not (somebody put back an older one) is taken over and checked.
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import structlog
 
 from back.chain.bitcoind import Bitcoind, ChainSettings
 from back.chain.events import BlockRef
 from back.graph.acceptance import Situation
+from back.graph.contents import ALL_BLOCKS, current, everything, holds, is_same
 from back.graph.funding import FundingLookup, FundingRules
 from back.graph.judge import Judge, JudgeRules
 from back.graph.pruning import orphans, stale
@@ -31,14 +32,12 @@ from shared.fabric.graph import GraphFollower, GraphSink
 from shared.fabric.interface import Fabric, Subscription
 from shared.fabric.requests import read
 from shared.gossip.record import Change, ChannelRecord, Kind
-from shared.gossip.table import Entry, Table
-from shared.gossip.view import node_timestamp, update_timestamp
+from shared.gossip.table import Table
 from shared.tasks import Tasks
 
-__all__ = ["GraphRules", "GraphService", "Writer", "everything"]
+__all__ = ["GraphRules", "GraphService", "Writer"]
 
 SUBMISSIONS = "ln.gossip.>"
-ALL_BLOCKS = 1 << 24
 
 log = structlog.get_logger()
 _Item = TypeVar("_Item")
@@ -93,6 +92,7 @@ class GraphRules:
 
     Attributes:
         threads: for signatures and blocks.
+        prune_after_s: keeps everything for so long after the start.
         prune_every_s: looks for channels that nobody speaks of so often.
         prune_channels: how many of them at a time.
         slice: changes in one turn of the event loop where there are many.
@@ -100,8 +100,9 @@ class GraphRules:
     """
 
     threads: int = 2
-    prune_every_s: float = 10.0
-    prune_channels: int = 500
+    prune_after_s: float = 3_600.0
+    prune_every_s: float = 2.0
+    prune_channels: int = 100
     slice: int = 200
     gone: int = 20_000
     judge: JudgeRules = field(default_factory=JudgeRules)
@@ -180,6 +181,10 @@ class GraphService:
         self._loaded_keys: list[int | bytes] = []
         self._stored: BlockRef | None = None
         self._own: dict[tuple[Kind, int | bytes], Change] = {}
+        """Ours, until the table is loaded."""
+        self._own_channels: set[int] = set()
+        self._own_keys: set[int | bytes] = set()
+        """Of updates and of the node."""
         self._gone: OrderedDict[int, None] = OrderedDict()
         self._first_seen_s: dict[int, int] = {}
         self._tasks = Tasks()
@@ -211,10 +216,16 @@ class GraphService:
     def announce_own(self, changes: Iterable[Change]) -> None:
         """Take finished announcements of this node: trusted, idempotent, never blocks.
 
-        A channel of ours whose output turns out to be spent is marked so, as any other.
+        Nothing newer is taken from others, and no silence makes a channel of ours stale. One whose
+        output turns out to be spent is marked so, as any other.
         """
         ordered = sorted(changes, key=lambda change: change.kind is not Kind.CHANNEL)
         for change in ordered:
+            owned: set[Any] = self._own_channels if change.kind is Kind.CHANNEL else self._own_keys
+            if change.value is None:
+                owned.discard(change.key)
+            else:
+                owned.add(change.key)
             if self.is_ready:
                 self._take_own(change)
             else:
@@ -228,7 +239,13 @@ class GraphService:
 
     def situation(self, is_awaited: Callable[[int], bool]) -> Situation:
         """What decisions depend on now."""
-        return Situation(self._chain_hash, int(self._clock()), self.spends.height, is_awaited)
+        return Situation(
+            self._chain_hash,
+            int(self._clock()),
+            self.spends.height,
+            is_awaited,
+            self._own_keys.__contains__,
+        )
 
     def apply(self, changes: Iterable[Change]) -> bool:
         """Take changes into the table, the outputs and the stream; whether any was news."""
@@ -272,7 +289,7 @@ class GraphService:
             return
         entry = self.table.channel(key)
         is_known = entry is not None and isinstance(value, ChannelRecord)
-        if key in self._gone or (is_known and _is_same(entry, value)):
+        if key in self._gone or (is_known and is_same(entry, value)):
             return
         self.apply((change,))
         self.spends.outputs.doubtful.add(key)
@@ -298,8 +315,10 @@ class GraphService:
             self._apply(change)
             if change.kind is not Kind.CHANNEL and change.value is not None:
                 self._loaded_keys.append(change.key)
-        elif change.value is not None and not self._has(change):
+        elif self._is_foreign(change):
             self._adopt(change)
+        elif self._is_undone(change):
+            self._write_again(change.kind, change.key)
 
     def loaded(self) -> None:
         """The stream has been read to its end."""
@@ -333,32 +352,32 @@ class GraphService:
             return
         self._stored = BlockRef(tip.height, tip.hash)
 
-    def _has(self, change: Change) -> bool:
-        """Whether a value that comes along is ours, or belongs to nothing of ours."""
-        kind, key, _ = change
+    def _is_foreign(self, change: Change) -> bool:
+        """Whether a value that comes along was written by another, and has a place here."""
+        kind, key, value = change
+        if value is None:
+            return False
         if isinstance(key, bytes):
-            return not self.table.has_channels(key)
+            return self.table.has_channels(key) and not holds(self.table, change)
         if kind is Kind.CHANNEL:
-            return key in self._gone or self.table.channel(key) is not None
-        return self.table.channel(key >> 1) is None
+            return key not in self._gone and self.table.channel(key) is None
+        return self.table.channel(key >> 1) is not None and not holds(self.table, change)
+
+    def _is_undone(self, change: Change) -> bool:
+        """Whether another, or a late echo of our own, stands where something of ours should."""
+        value = current(self.table, change.kind, change.key)
+        return value is not None and change.value != value
 
     def _adopt(self, change: Change) -> None:
         """Take what a former owner of the table wrote."""
         if self._apply(change) and change.kind is Kind.CHANNEL and isinstance(change.key, int):
             self.spends.outputs.doubtful.add(change.key)
+            self.spends.wake()
 
     def _write_again(self, kind: Kind, key: int | bytes) -> None:
         """Somebody had rubbish written over a value: write the right one, or that it is gone."""
         if self.is_ready:
-            self._writer.put(Change(kind, key, self._current(kind, key)))
-
-    def _current(self, kind: Kind, key: int | bytes) -> ChannelRecord | bytes | None:
-        if isinstance(key, bytes):
-            return self.table.node(key)
-        if kind is Kind.UPDATE:
-            return self.table.update(key >> 1, key & 1)
-        entry = self.table.channel(key)
-        return None if entry is None else entry.record
+            self._writer.put(Change(kind, key, current(self.table, kind, key)))
 
     # --- in the background ------------------------------------------------------------------------
 
@@ -377,14 +396,14 @@ class GraphService:
         """Give another stream what it lacks, and take what it has besides."""
 
         def missing(change: Change) -> None:
-            if not _holds(fresh, change):
+            if not holds(fresh, change):
                 self._writer.put(change)
 
         def unknown(change: Change) -> None:
-            if change.kind is Kind.CHANNEL and change.key in self._gone:
-                self._writer.put(change._replace(value=None))
-            elif not self._has(change):
+            if self._is_foreign(change):
                 self._adopt(change)
+            elif current(self.table, change.kind, change.key) is None:
+                self._writer.put(change._replace(value=None))
 
         await self._each(everything(self.table), missing)
         await self._each(everything(fresh), unknown)
@@ -405,18 +424,26 @@ class GraphService:
         await self._each(keys, check)
 
     async def _prune(self) -> None:
+        # After a long absence fronts have newer updates of most, soon; a look-up is dear.
+        await asyncio.sleep(self._rules.prune_after_s)
         while True:
-            scids = list(self.table.short_channel_ids(0, ALL_BLOCKS))
+            scids = self.table.short_channel_ids(0, ALL_BLOCKS)
             size = self._rules.prune_channels
             for start in range(0, max(1, len(scids)), size):
                 await asyncio.sleep(self._rules.prune_every_s)
-                part, unix_s = scids[start : start + size], int(self._clock())
-                old = list(stale(self.table, part, self._first_seen_s, unix_s))
-                for scid in old:
-                    remove(self.table, scid, self.apply)
-                if old:
-                    self.pruned += len(old)
-                    log.info("channels_stale", channels=len(old))
+                await self._writer.drained()
+                self._prune_some(scids[start : start + size])
+            for scid in [one for one in self._first_seen_s if self.table.channel(one) is None]:
+                del self._first_seen_s[scid]
+
+    def _prune_some(self, short_channel_ids: Sequence[int]) -> None:
+        others = [scid for scid in short_channel_ids if scid not in self._own_channels]
+        old = list(stale(self.table, others, self._first_seen_s, int(self._clock())))
+        for scid in old:
+            remove(self.table, scid, self.apply)
+        if old:
+            self.pruned += len(old)
+            log.info("channels_stale", channels=len(old))
 
     async def _each(self, items: Iterable[_Item], do: Callable[[_Item], None]) -> None:
         """Do something with many, a slice at a time."""
@@ -425,42 +452,3 @@ class GraphService:
             if number % self._rules.slice == 0:
                 await asyncio.sleep(0)
                 await self._writer.drained()
-
-
-def everything(table: Table) -> Iterator[Change]:
-    """Go through a table that may change meanwhile: channels, their updates, then nodes."""
-    names: dict[bytes, None] = {}
-    for scid in list(table.short_channel_ids(0, ALL_BLOCKS)):
-        if (entry := table.channel(scid)) is None:
-            continue
-        names.update(dict.fromkeys(entry.nodes))
-        yield Change(Kind.CHANNEL, scid, entry.record)
-        for direction, raw in enumerate(entry.updates):
-            if raw is not None:
-                yield Change(Kind.UPDATE, scid << 1 | direction, raw)
-    for name in names:
-        if (node := table.node(name)) is not None:
-            yield Change(Kind.NODE, name, node)
-
-
-def _holds(table: Table, change: Change) -> bool:
-    """Whether a table has this very channel, or an update or node that is as new."""
-    kind, key, value = change
-    if isinstance(key, bytes):
-        return isinstance(value, bytes) and table.node_timestamp(key) >= node_timestamp(value)
-    if kind is Kind.CHANNEL:
-        entry = table.channel(key)
-        return entry is not None and entry.record == value
-    raw = table.update(key >> 1, key & 1)
-    return (
-        raw is not None
-        and isinstance(value, bytes)
-        and (update_timestamp(raw) >= update_timestamp(value))
-    )
-
-
-def _is_same(entry: Entry | None, record: ChannelRecord | bytes) -> bool:
-    """Whether a channel is as announced, spent or not."""
-    if entry is None or not isinstance(record, ChannelRecord):
-        return False
-    return entry.record._replace(spent_height=0) == record._replace(spent_height=0)

@@ -8,7 +8,7 @@ bitcoind may come and go; a turn that it interrupts is made again.
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
@@ -49,6 +49,7 @@ class SpendRules:
         again_blocks: read again after a restart: what they changed may not have been written.
         check_batch: outputs asked for at once.
         settle_batch: doubtful channels looked up at once.
+        slice: channels marked or taken out in one turn of the event loop.
     """
 
     poll_s: float = 5.0
@@ -57,6 +58,7 @@ class SpendRules:
     again_blocks: int = 6
     check_batch: int = 200
     settle_batch: int = 200
+    slice: int = 200
 
 
 class Spends:
@@ -83,7 +85,7 @@ class Spends:
         lookup: FundingLookup,
         executor: Executor,
         table: Callable[[], Table],
-        apply: Callable[[list[Change]], object],
+        apply: Callable[[Iterable[Change]], object],
         worked: Callable[[int, bytes], None],
         rules: SpendRules = SpendRules(),
     ) -> None:
@@ -164,6 +166,7 @@ class Spends:
             if start is not None:
                 self._start_at(start)
                 return True
+            self.is_behind = True
             self._check_from = best
             self._unchecked = list(self._table().short_channel_ids(0, 1 << 24))
             log.info("graph_checking_outputs", channels=len(self._unchecked), height=best.height)
@@ -172,7 +175,7 @@ class Spends:
         assert self._check_from is not None  # noqa: S101 - set with the list
         self._unchecked = None
         self._start_at(self._check_from)
-        self._worked(self._check_from.height, self._check_from.hash)
+        self._say_worked()
         return True
 
     async def _go_on_from(self, best: BlockRef) -> BlockRef | None:
@@ -182,15 +185,24 @@ class Spends:
         first = max(0, stored.height - self._rules.again_blocks)
         calls = [("getblockhash", (height,)) for height in (stored.height, first)]
         there, start = await self._bitcoind.batch(calls)
-        if isinstance(there, str) and hash_from_rpc(there) == stored.hash:
+        if (
+            isinstance(there, str)
+            and isinstance(start, str)
+            and hash_from_rpc(there) == stored.hash
+        ):
+            # A crash may have let out a block's spends, and not that it was worked in.
+            self.outputs.doubt_after(stored.height)
             return BlockRef(first, hash_from_rpc(start))
-        self._undo_lately(stored.height)
+        await self._undo_lately(stored.height)
         return None
 
-    def _undo_lately(self, height: int) -> None:
+    async def _undo_lately(self, height: int) -> None:
         """A reorg of unknown depth: take back what blocks down from this one did."""
         for at in range(height, max(0, height - self._rules.far_blocks), -1):
-            self._apply(self.outputs.undo(self._table(), at))
+            await self._undo(at)
+
+    async def _undo(self, height: int) -> None:
+        await self._mark(self.outputs.undo(self._table(), height), 0)
 
     def _start_at(self, block: BlockRef) -> None:
         self._branch = Branch((block,))
@@ -198,34 +210,50 @@ class Spends:
 
     async def _check_some(self, unchecked: list[int]) -> bool:
         """Ask for the last of these outputs, and take them off the list."""
-        table = self._table()
-        part = [
-            (scid, entry)
-            for scid in unchecked[-self._rules.check_batch :]
-            if (entry := table.channel(scid)) is not None and not entry.spent_height
-        ]
-        coins = await self._lookup.unspent(
-            [funding_outpoint(scid, entry.funding_txid) for scid, entry in part]
-        )
-        height = self._check_from.height if self._check_from else self.height
-        lost = [scid for (scid, _), coin in zip(part, coins, strict=True) if coin is None]
-        self._mark(lost, height)
+        assert self._check_from is not None  # noqa: S101 - set with the list
+        height = self._check_from.height
+        part = unchecked[-self._rules.check_batch :]
+        # bitcoind may be behind: it knows nothing of outputs that are to come.
+        self.outputs.doubtful.update(scid for scid in part if funding_height(scid) > height)
+        await self._compare([scid for scid in part if funding_height(scid) <= height], height)
         del unchecked[-self._rules.check_batch :]
         return bool(unchecked)
 
-    def _mark(self, short_channel_ids: list[int], height: int) -> None:
+    async def _compare(self, short_channel_ids: Iterable[int], height: int) -> None:
+        """Ask whether these are unspent, and mark what is otherwise in the table."""
         table = self._table()
-        self._apply(
-            [
-                change
-                for scid in short_channel_ids
-                if (change := marked(table, scid, height)) is not None
-            ]
+        part = {scid: entry for scid in short_channel_ids if (entry := table.channel(scid))}
+        coins = await self._lookup.unspent(
+            [funding_outpoint(scid, entry.funding_txid) for scid, entry in part.items()]
         )
+        for (scid, entry), coin in zip(part.items(), coins, strict=True):
+            if bool(entry.spent_height) == (coin is not None):
+                self._mark_one(scid, height if coin is None else 0)
+
+    async def _mark(self, short_channel_ids: Iterable[int], height: int) -> None:
+        """Mark any number of channels as spent at this height, or as unspent (0)."""
+        for number, scid in enumerate(short_channel_ids, 1):
+            self._mark_one(scid, height)
+            if number % self._rules.slice == 0:
+                await asyncio.sleep(0)
+
+    def _mark_one(self, short_channel_id: int, height: int) -> None:
+        change = marked(self._table(), short_channel_id, height)
+        if change is not None:
+            self._apply((change,))
+
+    def _begin_anew(self) -> None:
+        """Forget which blocks are worked in: every output is asked for."""
+        self._branch = Branch()
+        self._stored = self._unchecked = None
 
     # --- block after block ------------------------------------------------------------------------
 
     async def _follow(self, tip: BlockRef, height: int, *, is_loading: bool) -> bool:
+        if height > tip.height + self._rules.far_blocks and not is_loading:
+            log.info("graph_far_behind", blocks=height - tip.height)
+            self._begin_anew()
+            return True
         calls = [("getblockhash", (at,)) for at in (tip.height, tip.height + 1)]
         here, after = await self._bitcoind.batch(calls)
         if not isinstance(here, str) or hash_from_rpc(here) != tip.hash:
@@ -237,27 +265,38 @@ class Spends:
         return await self._settle(tip.height)
 
     async def _connect(self, tip: BlockRef, block: BlockRef) -> bool:
-        raw = await self._bitcoind.raw_block(block.hash)
+        try:
+            raw = await self._bitcoind.raw_block(block.hash)
+        except RpcError:
+            # Pruned, or not there yet: do without it.
+            self._begin_anew()
+            raise
         if header(raw).previous_hash != tip.hash:
             return True  # a reorg in between
         # The table's outputs as they are while it scans: what enters meanwhile was asked for later.
         found = await asyncio.get_running_loop().run_in_executor(
             self._executor, partial(scan, raw, self.outputs.by_outpoint.keys(), frozenset())
         )
-        spends = [outpoint for match in found for outpoint in match.spends]
-        changes = self.outputs.spent_in(self._table(), block.height, spends)
-        self._apply(changes)
-        self._forget(block.height)
+        spent = self.outputs.spent_in(outpoint for match in found for outpoint in match.spends)
+        await self._mark(spent, block.height)
+        await self._forget(block.height)
         self._branch = self._branch.connect(block)
-        self._worked(block.height, block.hash)
-        if changes:
-            log.info("channels_spent", channels=len(changes), height=block.height)
+        self._say_worked()
+        if spent:
+            log.info("channels_spent", channels=len(spent), height=block.height)
         return True
 
-    def _forget(self, height: int) -> None:
+    def _say_worked(self) -> None:
+        """Have it noted that the table is worked through, unless something in it is doubtful."""
+        if (tip := self.tip) is not None and not self.outputs.doubtful:
+            self._worked(tip.height, tip.hash)
+
+    async def _forget(self, height: int) -> None:
         """Take out what was spent long ago."""
-        for scid in self.outputs.due(height):
+        for number, scid in enumerate(self.outputs.due(height), 1):
             remove(self._table(), scid, self._apply)
+            if number % self._rules.slice == 0:
+                await asyncio.sleep(0)
 
     async def _reorganise(self, height: int, *, is_loading: bool) -> bool:
         """Take back the blocks that bitcoind's chain does not have."""
@@ -274,12 +313,12 @@ class Spends:
         gone = tuple(reversed(ours)) if isinstance(verdict, NeedOlder) else verdict.disconnect
         log.info("graph_reorganised", blocks=len(gone), from_height=ours[-1].height)
         for block in gone:
-            self._apply(self.outputs.undo(self._table(), block.height))
+            await self._undo(block.height)
             self._branch = self._branch.disconnect()
         if isinstance(verdict, NeedOlder):
             # Deeper than we remember: everything is asked for again.
-            self._undo_lately(ours[0].height - 1)
-            self._stored = None
+            await self._undo_lately(ours[0].height - 1)
+            self._begin_anew()
         return True
 
     async def _settle(self, height: int) -> bool:
@@ -292,14 +331,11 @@ class Spends:
         found = await self._lookup.locate(doubtful)
         table = self._table()
         known = {scid: entry for scid in doubtful if (entry := table.channel(scid)) is not None}
-        lost = [scid for scid, entry in known.items() if not _may_be(entry, found[scid])]
-        there = [scid for scid in known if scid not in lost]
-        coins = await self._lookup.unspent(
-            [funding_outpoint(scid, known[scid].funding_txid) for scid in there]
-        )
-        lost += [scid for scid, coin in zip(there, coins, strict=True) if coin is None]
-        self._mark(lost, height)
+        moved = {scid for scid, entry in known.items() if not _may_be(entry, found[scid])}
+        await self._mark((scid for scid in moved if not known[scid].spent_height), height)
+        await self._compare([scid for scid in known if scid not in moved], height)
         self.outputs.doubtful.difference_update(doubtful)
+        self._say_worked()
         return True
 
 
@@ -312,7 +348,9 @@ def _may_be(entry: Entry, funds: Funds) -> bool:
     return not judge_channel(channel_view(entry.announcement), funds).why
 
 
-def remove(table: Table, short_channel_id: int, apply: Callable[[list[Change]], object]) -> None:
+def remove(
+    table: Table, short_channel_id: int, apply: Callable[[Iterable[Change]], object]
+) -> None:
     """Take a channel out, and its nodes if it was their last."""
     entry = table.channel(short_channel_id)
     if entry is not None:

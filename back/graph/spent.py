@@ -8,7 +8,7 @@ from shared.chain import Outpoint
 from shared.gossip.record import Change, ChannelRecord, Kind
 from shared.gossip.table import Table
 
-__all__ = ["DELAY", "Candidates", "Outputs", "funding_outpoint"]
+__all__ = ["DELAY", "Candidates", "Outputs", "funding_outpoint", "marked"]
 
 DELAY = 72
 """Blocks for which a channel stays after it was spent (BOLT 7)."""
@@ -82,51 +82,53 @@ class Outputs:
         """Forget those that have not entered the table."""
         self._candidates.discard(candidates)
         for raw, scid in candidates.outpoints.items():
-            if table.channel(scid) is None:
+            entry = table.channel(scid)
+            if entry is None or _wire(scid, entry.funding_txid) != raw:
                 self.by_outpoint.pop(raw, None)
 
     # --- blocks -----------------------------------------------------------------------------------
 
-    def spent_in(self, table: Table, height: int, spends: Iterable[Outpoint]) -> list[Change]:
-        """Return what a block changes that spends these outpoints."""
-        changes = []
-        for outpoint in spends:
-            scid = self.by_outpoint.get(outpoint_bytes(outpoint))
-            if scid is None:
-                continue
-            self._lose(scid)
-            if (change := marked(table, scid, height)) is not None:
-                changes.append(change)
-        return changes
+    def spent_in(self, spends: Iterable[Outpoint]) -> list[int]:
+        """Return the channels that a block spends by these; those about to enter are lost."""
+        found = [self.by_outpoint.get(outpoint_bytes(outpoint)) for outpoint in spends]
+        spent = [scid for scid in found if scid is not None]
+        for candidates in self._candidates:
+            candidates.lost.update(spent)
+        return spent
 
-    def undo(self, table: Table, height: int) -> list[Change]:
-        """Return what it changes that a reorg took the block at this height out.
+    def undo(self, table: Table, height: int) -> list[int]:
+        """Return the channels that are unspent again: a reorg took the block at this height out.
 
-        Spends are taken back. Whatever was funded there is doubtful, as is what is unspent again.
+        They are doubtful, as is whatever was funded there.
         """
-        undone = tuple(self._spent.get(height, ()))
+        undone = list(self._spent.get(height, ()))
         self.doubtful.update(undone)
         self.doubtful.update(table.short_channel_ids(height, height + 1))
         for candidates in self._candidates:
             candidates.lost.update(
                 scid for scid in candidates.outpoints.values() if funding_height(scid) >= height
             )
-        return [change for scid in undone if (change := marked(table, scid, 0)) is not None]
+        return undone
+
+    def doubt_after(self, height: int) -> None:
+        """Doubt spends of later blocks: whether those are still there nobody knows."""
+        for at, spent in self._spent.items():
+            if at > height:
+                self.doubtful.update(spent)
 
     def due(self, height: int) -> list[int]:
         """Return the channels that are spent for long enough to go."""
         old = [at for at in self._spent if at + DELAY <= height]
         return [scid for at in old for scid in self._spent[at]]
 
-    def _lose(self, short_channel_id: int) -> None:
-        for candidates in self._candidates:
-            candidates.lost.add(short_channel_id)
-
 
 def marked(table: Table, short_channel_id: int, spent_height: int) -> Change | None:
-    """Return the change that marks a channel as spent, or as unspent (0); None if it is so."""
+    """Return the change that marks a channel as spent there, or as unspent (0).
+
+    None if it is so, or is not there.
+    """
     entry = table.channel(short_channel_id)
-    if entry is None or bool(entry.spent_height) == bool(spent_height):
+    if entry is None or entry.spent_height == spent_height:
         return None
     record = entry.record._replace(spent_height=spent_height)
     return Change(Kind.CHANNEL, short_channel_id, record)

@@ -176,6 +176,8 @@ class GraphWriter:
             height: of the block.
             block_hash: internal byte order.
         """
+        # It goes after what it speaks of: a crash in between must not leave it alone.
+        self._waiting.pop(GRAPH_TIP, None)
         self._put(GRAPH_TIP, GraphTip(height=height, hash=block_hash).to_bytes())
 
     async def drained(self) -> None:
