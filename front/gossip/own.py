@@ -1,6 +1,6 @@
 """Which announcements are our own: of our node, and of our ends of our channels. Pure."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from shared.gossip.record import Kind
@@ -30,8 +30,13 @@ class Own:
         self._place = 0
         self._channels: dict[int, None] = {}
 
-    def scan(self, table: "Table") -> bool:
-        """Look through a part of a table that is new; say whether all of it was."""
+    def scan(self, table: "Table", each: "Callable[[int, Entry], None]") -> bool:
+        """Look through a part of a table that is new; say whether all of it was.
+
+        Args:
+            table: as it is now.
+            each: is shown every channel.
+        """
         if table is not self._table:
             self._table = table
             self._rest = table.short_channel_ids(0, _ALL_BLOCKS)
@@ -40,7 +45,10 @@ class Own:
         end = min(self._place + self._per_scan, len(self._rest))
         for place in range(self._place, end):
             entry = table.channel(self._rest[place])
-            if entry is not None and self.direction(entry) is not None:
+            if entry is None:
+                continue
+            each(self._rest[place], entry)
+            if self.direction(entry) is not None:
                 self._channels[self._rest[place]] = None
         self._place = end
         if end < len(self._rest):

@@ -54,7 +54,8 @@ class RelayRules:
         own_delay_s: how long after a peer joined it gets our own.
         max_changes: that the ring reaches back.
         max_own_changes: the same of our own.
-        max_bare: channels without any update that wait for one; the oldest are forgotten.
+        max_bare: channels without any update that wait for one, and nodes without any channel; the
+            oldest are forgotten.
         peers_per_due: that one call of `Relay.due` returns of each kind.
         channels_per_due: that are looked through for ours, when the table is a new one.
     """
@@ -147,6 +148,8 @@ class Relay:
         self._own_ring = Ring(rules.max_own_changes)
         self._own = Own(node_id, rules.channels_per_due)
         self._bare: dict[int, _Bare] = {}
+        self._lonely: dict[bytes, frozenset[bytes]] = {}
+        """Who sent nodes of which there is no channel yet."""
         self._readers: dict[Link, _Reader] = {}
         self._flushes: list[tuple[float, int, _Reader]] = []
         """When each peer is flushed next; those that left are skipped."""
@@ -199,9 +202,8 @@ class Relay:
         """The table took a value; the senders, by node id, have it already."""
         kind, key, value = change
         if isinstance(key, bytes):
-            is_own = self._own.has(kind, key, None)
             if value is not None:
-                self._put(Changed(kind, key, senders), is_own=is_own)
+                self._node_changed(key, senders)
             return
         scid = key if kind is Kind.CHANNEL else key >> 1
         entry = self._table().channel(scid)
@@ -213,12 +215,18 @@ class Relay:
         else:
             self._update_changed(key, senders, is_own=is_own)
 
+    def _node_changed(self, node_id: bytes, senders: frozenset[bytes]) -> None:
+        if self._table().has_channels(node_id):
+            is_own = self._own.has(Kind.NODE, node_id, None)
+            self._put(Changed(Kind.NODE, node_id, senders), is_own=is_own)
+        else:
+            remember(self._lonely, node_id, senders, self._rules.max_bare)
+
     def _channel_changed(
         self, scid: int, entry: "Entry", senders: frozenset[bytes], *, is_own: bool
     ) -> None:
         if entry.updates == (None, None):
-            bare = _Bare(senders, self._ring.end, is_own)
-            remember(self._bare, scid, bare, self._rules.max_bare)
+            self._wait(scid, senders, is_own=is_own)
             return
         self._bare.pop(scid, None)
         self._put(Changed(Kind.CHANNEL, scid, senders), is_own=is_own)
@@ -228,6 +236,18 @@ class Relay:
             if raw is not None:
                 own = is_own and self._own.has(Kind.UPDATE, key, entry)
                 self._put(Changed(Kind.UPDATE, key, senders), is_own=own)
+        self._nodes_follow(entry, self._ring.end)
+
+    def _found(self, scid: int, entry: "Entry") -> None:
+        """Note a channel of a table that is new."""
+        if entry.updates == (None, None) and not entry.spent_height and scid not in self._bare:
+            is_own = self._own.direction(entry) is not None
+            self._wait(scid, frozenset(), is_own=is_own)
+
+    def _wait(self, scid: int, senders: frozenset[bytes], *, is_own: bool) -> None:
+        """Keep a channel back until its first update."""
+        bare = _Bare(senders, self._ring.end, is_own)
+        remember(self._bare, scid, bare, self._rules.max_bare)
 
     def _update_changed(self, key: int, senders: frozenset[bytes], *, is_own: bool) -> None:
         scid = key >> 1
@@ -235,11 +255,19 @@ class Relay:
         if bare is not None:
             self._put(Changed(Kind.CHANNEL, scid, bare.senders), is_own=bare.is_own)
         self._put(Changed(Kind.UPDATE, key, senders), is_own=is_own)
-        if bare is not None:
-            # Its nodes may have been announced meanwhile, but must follow the channel.
-            entry = self._table().channel(scid)
-            nodes = () if entry is None else entry.nodes
-            self._ring.move([(Kind.NODE, node_id) for node_id in nodes], bare.since)
+        entry = self._table().channel(scid)
+        if bare is not None and entry is not None:
+            self._nodes_follow(entry, bare.since)
+
+    def _nodes_follow(self, entry: "Entry", since: int) -> None:
+        """Put the nodes of a channel behind it, if they came before it could be sent."""
+        for node_id in entry.nodes:
+            is_own = self._own.has(Kind.NODE, node_id, None)
+            senders = self._lonely.pop(node_id, frozenset() if is_own else None)
+            if senders is not None:
+                self._put(Changed(Kind.NODE, node_id, senders), is_own=is_own)
+            else:
+                self._ring.move(Kind.NODE, node_id, since)
 
     def _put(self, changed: Changed, *, is_own: bool) -> None:
         if is_own:
@@ -256,7 +284,7 @@ class Relay:
         An iterator reads the table as it goes on. It yields nothing (empty) from time to time.
         """
         flushes: list[tuple[Link, Iterator[bytes]]] = []
-        if self._own.scan(self._table()):
+        if self._own.scan(self._table(), self._found):
             self._welcome(now, flushes)
             self._sweep_own(now, flushes)
         interval_s = self._rules.interval_s

@@ -1,6 +1,5 @@
 """The last changes of the routing table, kept once for all peers. Pure."""
 
-from collections.abc import Iterable
 from typing import NamedTuple
 
 from shared.gossip.record import Kind
@@ -69,9 +68,9 @@ class Ring:
         """Return a change, or None if there is a newer one of its key, or it is too old."""
         return self._places[number % self._size] if self.first <= number < self.end else None
 
-    def move(self, keys: Iterable[tuple[Kind, int | bytes]], since: int) -> None:
-        """Put those of some keys that changed since a number at the end again."""
-        for kind, key in keys:
-            change = self.get(self.number(kind, key))
-            if change is not None and self.number(kind, key) >= since:
-                self.add(change)
+    def move(self, kind: Kind, key: int | bytes, since: int) -> None:
+        """Put a key at the end again if it changed since a number."""
+        number = self.number(kind, key)
+        change = self.get(number) if number >= since else None
+        if change is not None:
+            self.add(change)

@@ -161,9 +161,27 @@ def test_a_channel_without_update_waits_for_its_first(broadcast):
     assert broadcast.take(link) == raws(SECOND)
 
 
+def test_a_channel_without_update_of_a_table_that_was_there_before_waits_too(broadcast):
+    broadcast.table.apply(CHANNEL)
+    link = broadcast.join(9)
+    broadcast.run(61)
+    broadcast.change(FIRST)
+    broadcast.run(61)
+    assert broadcast.take(link) == raws(CHANNEL, FIRST)
+
+
 def test_a_node_follows_its_channel_also_when_it_was_announced_before_the_first_update(broadcast):
     link = broadcast.join(9)
     broadcast.change(CHANNEL, node_change(1), FIRST)
+    broadcast.run(61)
+    assert broadcast.take(link) == raws(CHANNEL, FIRST, node_change(1))
+
+
+def test_a_node_that_came_before_its_first_channel_follows_it(broadcast):
+    link = broadcast.join(9)
+    broadcast.change(node_change(1))
+    broadcast.run(61)
+    broadcast.change(CHANNEL, FIRST)
     broadcast.run(61)
     assert broadcast.take(link) == raws(CHANNEL, FIRST, node_change(1))
 
