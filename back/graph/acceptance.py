@@ -217,7 +217,7 @@ def _host_names(addresses: bytes) -> int:
             if kind != _HOST_NAME:
                 break
             names += 1
-            size = 4 + addresses[at + 1] if at + 1 < end else end
+            size = 4 + (addresses[at + 1] if at + 1 < end else 0)
         at += size
     return names if at <= end else -1
 
