@@ -11,21 +11,25 @@ from typing import Any
 from coincurve._libsecp256k1 import ffi, lib  # type: ignore[import-not-found]
 from coincurve.context import GLOBAL_CONTEXT
 
+from shared.errors import Action, MalformedMessage
 from shared.gossip.view import (
     CHANNEL_ANNOUNCEMENT,
     CHANNEL_UPDATE,
+    NODE_ANNOUNCEMENT,
     channel_view,
     message_type,
     node_view,
 )
 
-__all__ = ["digest", "signatures", "verify"]
+__all__ = ["digest", "signatures", "verify", "with_low_s"]
 
 _SIGNATURE = 64
 _CHANNEL_SIGNED = 2 + 4 * _SIGNATURE
 _SIGNED = 2 + _SIGNATURE
 _NODES_KEPT = 50_000
 """More than there are nodes; 250 bytes each."""
+
+_ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
 
 _context = GLOBAL_CONTEXT.ctx
 
@@ -61,8 +65,25 @@ def verify(raw: bytes, update_signer: bytes = b"") -> bool:
             and _is_signed(_key(channel.bitcoin_key_1), signed, raw[130:194])
             and _is_signed(_key(channel.bitcoin_key_2), signed, raw[194:258])
         )
-    signer = update_signer if kind == CHANNEL_UPDATE else node_view(raw).node_id
-    return _is_signed(_node_key(signer), digest(raw), raw[2:_SIGNED])
+    if kind == CHANNEL_UPDATE:
+        return _is_signed(_node_key(update_signer), digest(raw), raw[2:_SIGNED])
+    if kind == NODE_ANNOUNCEMENT:
+        return _is_signed(_node_key(node_view(raw).node_id), digest(raw), raw[2:_SIGNED])
+    text = f"type {kind} is no announcement"
+    raise MalformedMessage(text, bolt="BOLT 7", action=Action.WARN)
+
+
+def with_low_s(raw: bytes) -> bytes:
+    """Return an announcement with the low S in each of its signatures.
+
+    Anybody can turn a right signature into its twin of high S, which some nodes take and pass on.
+    """
+    parts, end = [raw[:2]], 2 + signatures(raw) * _SIGNATURE
+    for at in range(2, end, _SIGNATURE):
+        s = int.from_bytes(raw[at + 32 : at + _SIGNATURE], "big")
+        s = _ORDER - s if _ORDER // 2 < s < _ORDER else s
+        parts += (raw[at : at + 32], s.to_bytes(32, "big"))
+    return b"".join((*parts, raw[end:]))
 
 
 def _key(public: bytes) -> Any:  # noqa: ANN401 - coincurve's structures have no types
