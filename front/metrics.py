@@ -51,15 +51,15 @@ class Metrics:
         self.graph_refused = self._gauge("graph_refused", "Values of GRAPH that made no sense.")
         self.foreign = self._counter("fabric_errors", "Fabric messages that made no sense.")
 
-    def announced(self, message_type: int, result: str) -> None:
-        """Count an announcement of a peer; called for each, so it looks labels up once."""
+    def announced(self, message_type: int, result: str, times: int = 1) -> None:
+        """Count announcements of peers; looks labels up once."""
         counter = self._announced.get((message_type, result))
         if counter is None:
             kind = _KINDS[message_type]
             counter = self._announced[message_type, result] = self._announcements.labels(
                 kind, result
             )
-        counter.inc()
+        counter.inc(times)
 
     def text(self) -> bytes:
         """Return everything in Prometheus' text format."""

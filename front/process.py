@@ -66,7 +66,7 @@ class FrontProcess:
         self.draining = False
         key, node_id = _key(settings, fabric)
         rules = PeerRules(settings.timing, settings.init_timeout_s)
-        self.gossip = Gossip()
+        self.gossip = Gossip(bulk, settings.name, settings.gossip, self.metrics)
         self.bridge = Bridge(fabric, settings.name, node_id, rules, self.metrics, self.gossip)
         admission = Admission(settings.limits)
         self.listener = Listener(
@@ -111,6 +111,14 @@ class FrontProcess:
             await self.bulk.start()
         if self.follower is not None:
             self.follower.start()
+        self._tasks.spawn(self._begin_gossip(), "gossip")
+
+    async def _begin_gossip(self) -> None:
+        """Gossip needs to know who we are and which chain it is about."""
+        await self.bridge.introduced.wait()
+        node_id, identity = self.bridge.node_id, self.bridge.identity
+        if node_id is not None and identity is not None and identity.networks:
+            await self.gossip.begin(node_id, identity.networks[0])
 
     async def drain(self) -> None:
         """Stop politely: accept nothing, say so, close peers in small steps, then everything.
@@ -138,6 +146,7 @@ class FrontProcess:
         if self.follower is not None:
             await self.follower.stop()
         await self.bridge.stop()
+        await self.gossip.stop()
         if self.bulk is not self.fabric:
             await self.bulk.stop()
         await self.fabric.stop()
@@ -168,10 +177,17 @@ class FrontProcess:
             try:
                 self._say_alive()
                 self.bridge.tick()
+                self._measure()
             except Exception:
                 # A bug of ours; but the back ends every session of a front that is silent.
                 log.exception("beat_failed")
             await asyncio.sleep(BEAT_S)
+
+    def _measure(self) -> None:
+        if self.follower is not None:
+            self.metrics.graph_lag.set(self.follower.lag)
+            self.metrics.graph_loads.set(self.follower.loads)
+            self.metrics.graph_refused.set(self.follower.refused)
 
     def _say_alive(self) -> None:
         alive = Alive(

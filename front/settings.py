@@ -10,6 +10,11 @@ from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_v
 from pydantic_settings import SettingsConfigDict
 
 from front.admission import Limits, Network
+from front.gossip.budget import IntakeRules
+from front.gossip.outbox import OutboxRules
+from front.gossip.relay import RelayRules
+from front.gossip.service import GossipRules
+from front.gossip.sync import SyncRules
 from front.transport.keepalive import Timing
 from shared.settings import FabricSettings, TextList, host_port
 
@@ -91,6 +96,23 @@ class FrontSettings(FabricSettings):
     socks_for_all: bool = False
     """Dial every peer through the proxy, so that no address of ours is shown."""
 
+    gossip_workers: Annotated[int, Field(ge=0, le=256)] = 0
+    """Processes that check the signatures of gossip; 0: one per CPU, at most 4."""
+    gossip_flush_s: Annotated[float, Field(gt=0)] = 60.0
+    """How often each peer is told what is new (BOLT 7's staggered broadcast)."""
+    gossip_sync_peers: Annotated[int, Field(ge=0)] = 3
+    """Peers that this front asks for the network's announcements."""
+    gossip_query_timeout_s: Annotated[float, Field(gt=0)] = 30.0
+    """Silence after a query until another peer is asked."""
+    gossip_resync_s: Annotated[float, Field(gt=0)] = 3600.0
+    """How often the table is compared with a peer's; the first few times sooner."""
+    gossip_signatures_per_s: Annotated[float, Field(gt=0)] = 20_000.0
+    """Signatures of gossip to be checked, in the long run."""
+    gossip_peer_signatures_per_s: Annotated[float, Field(gt=0)] = 1_000.0
+    """The same of one peer; a network at once is within its burst."""
+    gossip_peer_bytes_per_s: Annotated[float, Field(gt=0)] = 200_000.0
+    """Answers to the queries of one peer, in the long run; three whole tables at once are fine."""
+
     drain_timeout_s: Annotated[float, Field(gt=0)] = 5.0
     """How long a stopping front waits for its owners to hear of every end."""
 
@@ -156,6 +178,27 @@ class FrontSettings(FabricSettings):
     def proxies(self) -> tuple[Network, ...]:
         """Whose connections start with a PROXY header."""
         return tuple(map(ip_network, self.proxy_sources))
+
+    @property
+    def gossip(self) -> GossipRules:
+        """Limits and intervals of gossip."""
+        return GossipRules(
+            intake=IntakeRules(
+                workers=self.gossip_workers,
+                signatures_per_s=self.gossip_signatures_per_s,
+                peer_signatures_per_s=self.gossip_peer_signatures_per_s,
+            ),
+            outbox=OutboxRules(bytes_per_s=self.gossip_peer_bytes_per_s),
+            sync=SyncRules(
+                peers=self.gossip_sync_peers,
+                silent_s=self.gossip_query_timeout_s,
+                round_s=min(60.0, self.gossip_resync_s),
+                resync_s=self.gossip_resync_s,
+            ),
+            relay=RelayRules(
+                interval_s=self.gossip_flush_s, own_interval_s=min(1.0, self.gossip_flush_s)
+            ),
+        )
 
     @property
     def timing(self) -> Timing:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
-    from front.gossip.link import Link
+    from front.gossip.budget import Account
 
 __all__ = ["FairQueue", "Holds", "Item", "Memory"]
 
@@ -22,12 +22,13 @@ class Item:
         raw: the message.
         type: 256, 257, 258.
         key: the short_channel_id, or the node id of a `node_announcement`.
-        cost: its signatures.
+        cost: its signatures, and as much as its length is worth.
         owner: whose budget it counts against; None for one that an old table had.
-        links: who sent it.
+        senders: who sent it, the owner first.
         signer: whose signature an update bears, once its channel is known.
         id: its number while it is submitted, 0 otherwise.
         attempts: how often it was submitted.
+        postponed: how often the back asked to come again later.
         due: when something has to happen with it.
         is_stray: held, and nothing is pending that it could wait for.
         is_done: at its end.
@@ -41,34 +42,43 @@ class Item:
         "is_done",
         "is_stray",
         "key",
-        "links",
         "owner",
+        "postponed",
         "raw",
+        "senders",
         "signer",
         "type",
     )
 
-    def __init__(self, raw: bytes, message_type: int, key: int | bytes, cost: int) -> None:
+    def __init__(
+        self,
+        raw: bytes,
+        message_type: int,
+        key: int | bytes,
+        cost: int,
+        owner: "Account | None" = None,
+    ) -> None:
         self.raw = raw
         self.type = message_type
         self.key = key
         self.cost = cost
-        self.owner: Link | None = None
-        self.links: list[Link] = []
+        self.owner = owner
+        self.senders: list[Account] = [] if owner is None else [owner]
         self.signer = b""
         self.id = 0
         self.attempts = 0
+        self.postponed = 0
         self.due = 0.0
         self.is_stray = False
         self.is_done = False
 
 
 class FairQueue:
-    """Items that wait for the check of their signatures: each peer's in turn."""
+    """Items that wait for something that takes its time: each peer's in turn."""
 
     def __init__(self) -> None:
-        self._queues: dict[Link | None, deque[Item]] = {}
-        self._turns: deque[Link | None] = deque()
+        self._queues: dict[Account | None, deque[Item]] = {}
+        self._turns: deque[Account | None] = deque()
 
     def __bool__(self) -> bool:
         return bool(self._turns)
@@ -85,8 +95,8 @@ class FairQueue:
         """Take items with about so many signatures, a few of each peer."""
         taken: list[Item] = []
         while self._turns and signatures > 0:
-            link = self._turns.popleft()
-            queue = self._queues[link]
+            owner = self._turns.popleft()
+            queue = self._queues[owner]
             turn = min(TURN, signatures)
             while queue and turn > 0:
                 item = queue.popleft()
@@ -94,29 +104,29 @@ class FairQueue:
                 turn -= item.cost
                 signatures -= item.cost
             if queue:
-                self._turns.append(link)
+                self._turns.append(owner)
             else:
-                del self._queues[link]
+                del self._queues[owner]
         return taken
 
-    def drop(self, link: "Link") -> deque[Item]:
+    def drop(self, owner: "Account") -> deque[Item]:
         """Take out everything of one peer."""
-        queue = self._queues.pop(link, None)
+        queue = self._queues.pop(owner, None)
         if queue is None:
             return deque()
-        self._turns.remove(link)
+        self._turns.remove(owner)
         return queue
 
 
 class Holds:
     """Announcements whose channel, or whose node's first channel, is not in the table yet.
 
-    All that came for a key is held until it is released or the first of it has waited too long:
-    which of them is rightly signed is not known before.
+    All that came for a key is held until it is released or has waited too long: which of them is
+    rightly signed is not known before.
     """
 
     def __init__(self) -> None:
-        self._by_key: dict[int | bytes, list[Item]] = {}
+        self._by_key: dict[int | bytes, deque[Item]] = {}
         self._count = 0
 
     def __len__(self) -> int:
@@ -124,30 +134,38 @@ class Holds:
 
     def add(self, item: Item) -> None:
         """Hold an item; its ``due`` says until when."""
-        self._by_key.setdefault(item.key, []).append(item)
+        items = self._by_key.get(item.key)
+        if items is None:
+            items = self._by_key[item.key] = deque()
+        items.append(item)
         self._count += 1
 
-    def release(self, key: int | bytes) -> list[Item]:
+    def release(self, key: int | bytes) -> "deque[Item] | tuple[()]":
         """Take out what waits for a channel or for a node."""
-        items = self._by_key.pop(key, [])
+        items = self._by_key.pop(key, ())
         self._count -= len(items)
         return items
 
-    def clear(self) -> list[Item]:
-        """Take out everything."""
-        items = [item for held in self._by_key.values() for item in held]
-        self._by_key.clear()
-        self._count = 0
-        return items
+    def clear(self) -> Iterator[Item]:
+        """Take out everything, at once; return it one by one."""
+        held, self._by_key, self._count = self._by_key, {}, 0
+        return (item for items in held.values() for item in items)
 
-    def expired(self, now: float, limit: int = 1_000) -> list[Item]:
-        """Take out what has waited long enough, oldest keys first, about ``limit`` at a time."""
+    def expired(self, now: float, limit: int = 500) -> list[Item]:
+        """Take out what has waited long enough, oldest keys first, ``limit`` of it at most."""
         gone: list[Item] = []
         while self._by_key and len(gone) < limit:
             key, items = next(iter(self._by_key.items()))
             if items[0].due > now:
                 break
-            gone += self.release(key)
+            while items and items[0].due <= now and len(gone) < limit:
+                gone.append(items.popleft())
+            if not items or items[0].due > now:
+                del self._by_key[key]
+            if items and items[0].due > now:
+                # It is as old as what came last for it.
+                self._by_key[key] = items
+        self._count -= len(gone)
         return gone
 
 
@@ -180,8 +198,3 @@ class Memory(Generic[_Value]):
             self._old, self._young = self._young, {}
         value = self._young.get(key)
         return self._old.get(key) if value is None else value
-
-    def keys(self) -> Iterator[int]:
-        """Return all keys."""
-        yield from self._young
-        yield from self._old

@@ -13,8 +13,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Pool", "SyncPeer"]
 
-_OUTBOUND_SHARE = 0.75
-"""Of the rounds: compared with a peer that we dialled. An attacker can dial us a thousand times."""
+_ANYBODY = 2
+"""Every so many rounds compare with any peer, the others with one that we dialled.
+
+An attacker can dial us a thousand times, but may also be all that we dialled.
+"""
 
 
 @dataclass(slots=True, eq=False)
@@ -71,6 +74,7 @@ class Pool:
         self._peers: dict[Link, SyncPeer] = {}
         self._used: dict[bytes, int] = {}
         """In which round a node was compared with."""
+        self._choices = 0
         self._next_choice = 0.0
 
     def __len__(self) -> int:
@@ -127,11 +131,11 @@ class Pool:
     def choose_source(self, now: float, round_number: int) -> SyncPeer | None:
         """Choose whom to compare with: the longest not used, mostly one that we dialled."""
         able = [peer for peer in self._able(now) if peer.is_free]
-        outbound = [peer for peer in able if peer.link.is_outbound]
-        if outbound and self._rng.random() < _OUTBOUND_SHARE:
-            able = outbound
         if not able:
             return None
+        self._choices += 1
+        if self._choices % _ANYBODY:
+            able = [peer for peer in able if peer.link.is_outbound] or able
         used = self._used
         oldest = min(used.get(peer.link.node_id, 0) for peer in able)
         peer = self._rng.choice([p for p in able if used.get(p.link.node_id, 0) == oldest])

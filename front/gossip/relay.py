@@ -67,7 +67,7 @@ class RelayRules:
     max_own_changes: int = 20_000
     max_bare: int = 20_000
     peers_per_due: int = 200
-    channels_per_due: int = 5_000
+    channels_per_due: int = 2_000
 
 
 class RelayCounts(NamedTuple):

@@ -16,10 +16,7 @@ T = TypeVar("T")
 
 
 class Chooser(Protocol):
-    """The part of `random.Random` that is needed."""
-
-    def random(self) -> float:
-        """Return a number from 0 to before 1."""
+    """What is needed of `random.Random`."""
 
     def choice(self, seq: Sequence[T], /) -> T:
         """Return one of some things."""
@@ -76,7 +73,7 @@ class SyncRules:
     max_replies: int = 4_000
     max_futile: int = 100_000
     max_peers: int = 10_000
-    rows_per_tick: int = 1_000
+    rows_per_tick: int = 500
     choose_s: float = 1.0
 
 

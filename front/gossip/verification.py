@@ -7,25 +7,47 @@ import sys
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import structlog
 
-from front.gossip.worker import Item, pack
+from front.gossip.worker import UNCHECKED, Item, pack
 
-__all__ = ["Verification"]
+__all__ = ["Verification", "Verifier"]
 
 AT_ONCE = 2
 """Batches that a worker has: it checks one while the answer to the other is on its way."""
 RESTART_S = 0.5
+DEATHS = 3
+"""So many workers may die of one batch; then it goes unchecked."""
 PROGRAM = "front.gossip.worker"
 
 log = structlog.get_logger()
 
 
-@dataclass(slots=True)
+class Verifier(Protocol):
+    """What checks signatures, elsewhere than in the event loop."""
+
+    @property
+    def pids(self) -> list[int]:
+        """Of its processes."""
+
+    @property
+    def free(self) -> bool:
+        """Whether a batch would not have to wait long."""
+
+    def check(self, items: list[Item], done: Callable[[bytes], None]) -> None:
+        """Have a batch checked; ``done`` is called from the loop with one answer for each item."""
+
+    async def stop(self) -> None:
+        """End; batches under way get no answer."""
+
+
+@dataclass(slots=True, eq=False)
 class _Batch:
     items: list[Item]
-    done: Callable[[list[bool]], None]
+    done: Callable[[bytes], None]
+    deaths: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -49,6 +71,7 @@ class Verification:
         self._workers = [_Worker() for _ in range(count)]
         self._idle = idle
         self._tasks: list[asyncio.Task[None]] = []
+        self._under_way = 0
 
     @property
     def pids(self) -> list[int]:
@@ -58,7 +81,7 @@ class Verification:
     @property
     def free(self) -> bool:
         """Whether a batch would not have to wait long."""
-        return any(len(w.batches) < AT_ONCE for w in self._workers)
+        return self._under_way < AT_ONCE * len(self._workers)
 
     async def stop(self) -> None:
         """End the processes; batches under way get no answer."""
@@ -66,16 +89,16 @@ class Verification:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def check(self, items: list[Item], done: Callable[[list[bool]], None]) -> None:
+    def check(self, items: list[Item], done: Callable[[bytes], None]) -> None:
         """Have a batch checked; ``done`` is called from the loop with one answer for each item."""
         if not self._tasks:
             self._tasks = [
                 asyncio.create_task(self._run(w), name="verifier") for w in self._workers
             ]
-        running = [w for w in self._workers if w.process is not None] or self._workers
-        worker = min(running, key=lambda w: len(w.batches))
+        worker = min(self._workers, key=_load)
         batch = _Batch(items, done)
         worker.batches.append(batch)
+        self._under_way += 1
         self._write(worker, batch)
 
     @staticmethod
@@ -90,7 +113,28 @@ class Verification:
                 await self._serve(worker)
             except (OSError, asyncio.IncompleteReadError) as error:
                 log.warning("gossip_worker_died", why=repr(error))
+            except Exception:  # a bug of ours, but signatures must be checked
+                log.exception("gossip_worker_failed")
+            self._died(worker)
             await asyncio.sleep(RESTART_S)
+
+    def _died(self, worker: _Worker) -> None:
+        """It may have died of the batch it was at."""
+        if worker.batches:
+            batch = worker.batches[0]
+            batch.deaths += 1
+            if batch.deaths >= DEATHS:
+                log.error("gossip_not_checked", announcements=len(batch.items))
+                self._answered(worker, bytes([UNCHECKED]) * len(batch.items))
+
+    def _answered(self, worker: _Worker, answers: bytes) -> None:
+        batch = worker.batches.popleft()
+        self._under_way -= 1
+        try:
+            batch.done(answers)
+            self._idle()
+        except Exception:  # the next batch is not to blame
+            log.exception("gossip_answers_failed")
 
     async def _serve(self, worker: _Worker) -> None:
         process = await asyncio.create_subprocess_exec(
@@ -109,13 +153,18 @@ class Verification:
             self._idle()
             while True:
                 first = await answers.readexactly(1)
-                batch = worker.batches[0]
-                rest = await answers.readexactly(len(batch.items) - 1)
-                worker.batches.popleft()
-                batch.done([bool(answer) for answer in first + rest])
-                self._idle()
+                if not worker.batches:
+                    raise BrokenPipeError("an answer that nobody asked for")
+                rest = await answers.readexactly(len(worker.batches[0].items) - 1)
+                self._answered(worker, first + rest)
         finally:
             worker.process = None
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
             await process.wait()
+
+
+def _load(worker: _Worker) -> tuple[bool, bool, int]:
+    """Who gets the next batch: who has room for it, and runs, and has least."""
+    batches = len(worker.batches)
+    return batches >= AT_ONCE, worker.process is None, batches

@@ -45,7 +45,7 @@ class PeerLink:
 
     def send(self, message: bytes) -> None:
         """Send one raw message."""
-        self._peer.send_raw(message)
+        self._peer.send_gossip(message)
 
     def offend(self, text: str, *, bolt: str, disconnect: bool) -> None:
         """Warn; end the connection too if asked and the peer has no channels."""

@@ -299,7 +299,8 @@ class Peer(AuthenticatedHandler):
         self._send(message)
 
     def _send(self, message: Message) -> None:
-        self.send_raw(encode(message))
+        self._bridge.metrics.messages_out.inc()
+        self._stream.send(encode(message))
 
     # --- for the link -----------------------------------------------------------------------------
 
@@ -318,9 +319,11 @@ class Peer(AuthenticatedHandler):
         """Bytes that the peer's side has not taken yet."""
         return self._stream.unsent
 
-    def send_raw(self, message: bytes) -> None:
+    def send_gossip(self, message: bytes) -> None:
         """Send one raw message on this front's own account."""
-        self._bridge.metrics.messages_out.inc()
+        metrics = self._bridge.metrics
+        metrics.messages_out.inc()
+        metrics.gossip_out.inc(len(message))
         self._stream.send(message)
 
     # --- the fabric -------------------------------------------------------------------------------

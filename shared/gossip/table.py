@@ -4,15 +4,22 @@ Fifty thousand channels must fit a front many times over, so an announcement is 
 read where it is needed. What is not newer changes nothing: values may come twice and in any order.
 """
 
-from bisect import bisect_left
+from bisect import bisect_left, insort
 from collections.abc import Iterator, Sequence
+from struct import Struct
 
+from shared.gossip.checksum import checksum
 from shared.gossip.record import Change, ChannelRecord, Kind
 from shared.gossip.view import channel_view, node_timestamp, update_timestamp
 
 __all__ = ["Entry", "Table"]
 
 _BLOCK_SHIFT = 40
+_U32 = Struct(">I")
+_NO_UPDATES = bytes(8)
+_EARLY = 20_000
+"""Updates without a channel that are kept; they come before it only where writes overtook each
+other, so a few are too many already."""
 
 
 class Entry:
@@ -24,9 +31,19 @@ class Entry:
         spent_height: of the block that spent it; 0 while it is unspent.
         funding_txid: internal byte order.
         updates: raw `channel_update` of each direction, None where there is none.
+        timestamps: of both updates, two u32 as peers compare them; 0 where there is none.
+        checksums: of both updates, the same way.
     """
 
-    __slots__ = ("announcement", "capacity_sat", "funding_txid", "spent_height", "updates")
+    __slots__ = (
+        "announcement",
+        "capacity_sat",
+        "checksums",
+        "funding_txid",
+        "spent_height",
+        "timestamps",
+        "updates",
+    )
 
     def __init__(self, record: ChannelRecord) -> None:
         self.announcement = record.raw
@@ -34,6 +51,19 @@ class Entry:
         self.spent_height = record.spent_height
         self.funding_txid = record.funding_txid
         self.updates: tuple[bytes | None, bytes | None] = (None, None)
+        self.timestamps = self.checksums = _NO_UPDATES
+
+    def put(self, direction: int, raw: bytes | None) -> None:
+        """Take the update of a direction, or that there is none any more."""
+        stamp, crc = (0, 0) if raw is None else (update_timestamp(raw), checksum(raw))
+        if direction == 0:
+            self.updates = raw, self.updates[1]
+            self.timestamps = _U32.pack(stamp) + self.timestamps[4:]
+            self.checksums = _U32.pack(crc) + self.checksums[4:]
+        else:
+            self.updates = self.updates[0], raw
+            self.timestamps = self.timestamps[:4] + _U32.pack(stamp)
+            self.checksums = self.checksums[:4] + _U32.pack(crc)
 
     @property
     def record(self) -> ChannelRecord:
@@ -149,11 +179,12 @@ class Table:
             self._uncount(entry)
             fresh = Entry(record)
             fresh.updates = entry.updates
+            fresh.timestamps, fresh.checksums = entry.timestamps, entry.checksums
             self.raw_bytes -= len(entry.announcement)
         else:
             fresh = Entry(record)
             if self._sorted is not None:
-                self._sorted = None
+                insort(self._sorted, scid)
         self._channels[scid] = fresh
         self.raw_bytes += len(record.raw)
         for node_id in fresh.nodes:
@@ -168,7 +199,8 @@ class Table:
         if entry is None:
             return False
         del self._channels[scid]
-        self._sorted = None
+        if self._sorted is not None:
+            del self._sorted[bisect_left(self._sorted, scid)]
         self._uncount(entry)
         self.raw_bytes -= len(entry.announcement)
         for raw in entry.updates:
@@ -193,6 +225,8 @@ class Table:
                 self._early.pop(key, None)
             else:
                 self._early[key] = raw
+                if len(self._early) > _EARLY:
+                    del self._early[next(iter(self._early))]
             return False
         old = entry.updates[direction]
         if raw is None:
@@ -200,7 +234,7 @@ class Table:
                 return False
         elif old is not None and update_timestamp(raw) <= update_timestamp(old):
             return False
-        entry.updates = (raw, entry.updates[1]) if direction == 0 else (entry.updates[0], raw)
+        entry.put(direction, raw)
         self.updates += (raw is not None) - (old is not None)
         self.raw_bytes += len(raw or b"") - len(old or b"")
         return True

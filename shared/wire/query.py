@@ -7,6 +7,7 @@ read and write them.
 from collections.abc import Iterable, Sequence
 from struct import Struct
 from typing import Annotated
+from zlib import decompressobj, error as ZlibError  # noqa: N812 - a class
 
 from shared.errors import Action
 from shared.wire.codec import BIG_SIZE, Reader, Repeated, malformed
@@ -34,6 +35,10 @@ __all__ = [
 
 _BOLT = "BOLT 7 § Query Messages"
 _UNCOMPRESSED = 0
+_ZLIB = 1
+"""BOLT 7 forbids it today; old peers still send it, so it is read, and never written."""
+_MAX_INFLATED = 1 << 17
+"""Twice what an uncompressed message could hold."""
 
 
 class EncodedQueryFlags(Record):
@@ -118,7 +123,7 @@ def decode_short_ids(data: bytes) -> list[int]:
     """Read ``encoded_short_ids``.
 
     Raises:
-        MalformedMessage: the encoding is not 0, or there is no whole number of ids.
+        MalformedMessage: the encoding is unknown, or there is no whole number of ids.
     """
     reader = Reader(data)
     encoding = reader.take(1)[0] if data else _UNCOMPRESSED
@@ -129,7 +134,7 @@ def decode_timestamps(tlv: EncodedTimestamps) -> list[tuple[int, int]]:
     """Read the timestamps of both updates of each channel; 0 where there is none.
 
     Raises:
-        MalformedMessage: the encoding is not 0, or there is no whole number of pairs.
+        MalformedMessage: the encoding is unknown, or there is no whole number of pairs.
     """
     pairs = _array(tlv.encoding_type, tlv.encoded_timestamps, Struct(">II"))
     return [(first, second) for first, second in pairs]
@@ -145,10 +150,10 @@ def decode_query_flags(tlv: EncodedQueryFlags) -> list[int]:
     """Read the flags, one bit field per channel asked for.
 
     Raises:
-        MalformedMessage: the encoding is not 0, or a flag is truncated or not minimal.
+        MalformedMessage: the encoding is unknown, or a flag is truncated or not minimal.
     """
-    _array(tlv.encoding_type, b"", Struct(">B"))
-    return Repeated(BIG_SIZE).read(Reader(tlv.encoded_query_flags))
+    flags = _plain(tlv.encoding_type, tlv.encoded_query_flags)
+    return Repeated(BIG_SIZE).read(Reader(flags))
 
 
 def encode_query_flags(flags: Iterable[int]) -> EncodedQueryFlags:
@@ -157,9 +162,28 @@ def encode_query_flags(flags: Iterable[int]) -> EncodedQueryFlags:
     return EncodedQueryFlags(encoding_type=_UNCOMPRESSED, encoded_query_flags=packed)
 
 
-def _array(encoding: int, data: bytes, item: Struct) -> list[tuple[int, ...]]:
+def _plain(encoding: int, data: bytes) -> bytes:
+    if encoding == _ZLIB:
+        return _inflated(data)
     if encoding != _UNCOMPRESSED:
         raise malformed(f"encoding type {encoding}", bolt=_BOLT, action=Action.WARN)
+    return data
+
+
+def _inflated(data: bytes) -> bytes:
+    """Decompress within bounds: a kilobyte may claim to be a megabyte."""
+    inflater = decompressobj()
+    try:
+        found = inflater.decompress(data, _MAX_INFLATED)
+    except ZlibError as error:
+        raise malformed(f"zlib: {error}", bolt=_BOLT, action=Action.WARN) from None
+    if not inflater.eof or inflater.unused_data:
+        raise malformed("zlib: truncated, or too big", bolt=_BOLT, action=Action.WARN)
+    return found
+
+
+def _array(encoding: int, data: bytes, item: Struct) -> list[tuple[int, ...]]:
+    data = _plain(encoding, data)
     if len(data) % item.size:
         raise malformed(
             f"{len(data)} bytes are no array of {item.size}", bolt=_BOLT, action=Action.WARN

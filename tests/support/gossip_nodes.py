@@ -32,7 +32,11 @@ __all__ = [
     "table_of",
 ]
 
-QUICK: dict[str, str] = {}
+QUICK = {
+    "SQUALL_FRONT_GOSSIP_FLUSH_S": "1",
+    "SQUALL_FRONT_GOSSIP_QUERY_TIMEOUT_S": "3",
+    "SQUALL_FRONT_GOSSIP_RESYNC_S": "5",
+}
 """Settings of fronts that tests cannot wait for otherwise."""
 _LOOK_EVERY_S = 0.3
 
