@@ -19,6 +19,7 @@ from shared.gossip.table import Table
 
 RULES = SyncRules(
     chunk=5,
+    settle_s=10,
     round_s=20,
     resync_s=60,
     round_limit_s=600,
