@@ -19,6 +19,7 @@ from front.gossip.ranges import ALL_BLOCKS, RangeReplies
 from front.gossip.syncing import Ask, Chooser, Counts, State, SyncRules
 from front.gossip.wanted import Chunk, Comparison
 from shared.errors import Action, PeerError, ProtocolViolation
+from shared.gossip.checksum import checksum
 from shared.wire import (
     GossipTimestampFilter,
     Message,
@@ -48,7 +49,7 @@ class Sync:
         table: returns the table as it is now.
         rules: limits and intervals.
         rng: chooses peers.
-        checksum: of a raw `channel_update` as BOLT 7 says; without it timestamps alone decide.
+        checksum: of a raw `channel_update` as BOLT 7 says; None: timestamps alone decide.
 
     Attributes:
         is_held: set it while nothing can be taken in: then nothing new is asked for.
@@ -61,7 +62,7 @@ class Sync:
         table: Callable[[], "Table"],
         rules: SyncRules,
         rng: Chooser,
-        checksum: Callable[[bytes], int] | None = None,
+        checksum: Callable[[bytes], int] | None = checksum,
     ) -> None:
         self.is_held = False
         self.is_synced = False

@@ -424,6 +424,45 @@ def test_our_own_change_reaches_many_peers_in_parts():
     assert all(broadcast.take(link) == raws(OWN, OURS) for link in links)
 
 
+def test_a_peer_that_still_reads_our_own_gets_the_rest_when_it_is_done(broadcast):
+    link = broadcast.join(9, wanted=None)
+    broadcast.run(5)
+    broadcast.change(OWN, OURS)
+    flushes = []
+    while not flushes:
+        broadcast.now += 0.5
+        flushes = [flush for _, flush in broadcast.relay.due(broadcast.now)]
+    (unread,) = flushes
+    broadcast.change(OUR_NODE)
+    broadcast.run(10)
+    assert broadcast.take(link) == []
+    assert [raw for raw in unread if raw] == raws(OWN, OURS)
+    broadcast.run(10)
+    assert broadcast.take(link) == raws(OUR_NODE)
+
+
+def test_a_change_of_our_own_before_a_new_peer_was_told_anything_is_told_once(broadcast):
+    broadcast.change(OWN, OURS)
+    broadcast.run(0.5)
+    link = broadcast.join(9, wanted=None)
+    broadcast.run(10)
+    assert broadcast.take(link) == raws(OWN, OURS)
+
+
+def test_our_own_of_another_table_are_told_when_the_table_is_replaced(broadcast):
+    broadcast.change(OWN, OURS)
+    broadcast.run(5)
+    broadcast.table = Table()
+    other, update = channel_change(4, 500, 3), update_change(4, 1)
+    for change in (other, update):
+        broadcast.table.apply(change)
+    broadcast.run(5)
+    assert list(broadcast.relay._own._channels) == [other.key]
+    link = broadcast.join(9, wanted=None)
+    broadcast.run(5)
+    assert broadcast.take(link) == raws(other, update)
+
+
 # --- the ring -------------------------------------------------------------------------------------
 
 

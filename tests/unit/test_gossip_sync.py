@@ -354,6 +354,79 @@ def test_what_liars_made_futile_is_still_asked_of_an_honest_peer_that_names_it(t
     assert table.channels == 10
 
 
+@pytest.mark.parametrize("how", ["silent", "left"])
+def test_a_chunk_that_a_peer_does_not_end_goes_to_another(table, how):
+    sync = sync_of(table, SyncRules(resync_s=1e9, bench_s=1e9, bench_max_s=1e9))
+    source = SyncedPeer(link_of(1), network(1, 11))
+    join(sync, source.link)
+    asks = sync.due(0.0, NOW_UNIX_S)
+    for ask in asks:
+        source.ask(sync, ask.message, 0.0)
+    source.manners = "silent"
+    run(sync, table, [source], until=5)
+    assert source.asked
+    assert not table.channels
+    good = SyncedPeer(link_of(2), network(1, 11))
+    join(sync, good.link, now=5.0)
+    if how == "left":
+        sync.left(source.link, 5.0)
+    run(sync, table, [source, good], start=5, until=6 if how == "left" else 40)
+    assert table.channels == 0 or good.asked
+    assert good.asked == source.asked
+
+
+def test_announcements_keep_a_peer_that_answers_from_being_replaced(sync, link):
+    assert asked_after(sync, link, range_reply([scid_of(1)]))
+    for now in range(2, 120, 20):
+        sync.announced(link, float(now))
+        sync.due(float(now), NOW_UNIX_S)
+    assert sync.counts.failures == 0
+    sync.due(121.5, NOW_UNIX_S)
+    assert sync.counts.failures == 1
+
+
+def test_who_ends_a_chunk_is_forgiven_what_it_failed_before(table, link):
+    sync = sync_of(table, SyncRules(bench_s=10, resync_s=1, round_s=1, settle_s=0))
+    join(sync, link)
+    lengths = []
+    now = 0.0
+    for _ in range(2):
+        while not messages(sync.due(now, NOW_UNIX_S), QueryChannelRange):
+            now += 1
+        sync.due(now + 31, NOW_UNIX_S)
+        sync.received(link, range_reply([]), now + 32)
+        begin = now = now + 31
+        while not messages(sync.due(now, NOW_UNIX_S), QueryChannelRange):
+            now += 1
+        lengths.append(now - begin)
+        sync.received(link, range_reply([scid_of(1)]), now)
+        sync.due(now, NOW_UNIX_S)
+        sync.received(link, END, now)
+        sync.restart()
+    assert lengths == [10, 10]
+
+
+def test_a_second_attempt_is_made_with_the_peer_that_named_the_channel(table):
+    others = [SyncedPeer(link_of(number, is_outbound=True), manners="empty") for number in range(9)]
+    sync = sync_of(table, SyncRules(first_rounds=1, resync_s=1, attempts=2, settle_s=1))
+    source = SyncedPeer(link_of(10), network(1, 3))
+    peers = [source, *others]
+    join(sync, *[peer.link for peer in peers])
+    run(sync, table, peers, until=200, done=lambda: table.channels == 2)
+    assert table.channels == 2
+    assert source.asked == [scid_of(1), scid_of(2)]
+    assert sync.counts.futile == 0
+
+
+def test_a_round_that_takes_too_long_is_dropped(table):
+    liar = SyncedPeer(link_of(1), network(1, 200), manners="withholds", delay_s=20)
+    sync = sync_of(table, SyncRules(chunk=1, round_limit_s=300))
+    join(sync, liar.link)
+    run(sync, table, [liar], until=350)
+    assert sync.counts.rounds == 1
+    assert sync.counts.wanted == sync.counts.unsettled == 0
+
+
 # --- replies that break the rules -----------------------------------------------------------------
 
 
@@ -465,8 +538,22 @@ def test_what_was_dropped_is_asked_for_later_of_one_peer_after_another(table):
     for _ in range(2):
         sync.missing([scid_of(1)])
         end = run(sync, table, peers, start=end, until=end + 11)
-    assert sum(len(peer.asked) for peer in peers) >= 2
-    assert all(peer.asked for peer in peers)
+    assert [len(peer.asked) >= 1 for peer in peers] == [True, True]
+
+
+def test_two_queries_for_what_is_missing_go_to_different_peers(table):
+    for seed in range(8):
+        peers = [SyncedPeer(link_of(number), network(1, 2)) for number in range(2)]
+        rules = SyncRules(resync_s=1e9, first_rounds=1, settle_s=1e9)
+        sync = sync_of(table, rules, seed)
+        join(sync, *[peer.link for peer in peers])
+        run(sync, table, peers, until=30)
+        for peer in peers:
+            peer.asked.clear()
+        for scid in (7, 8):
+            sync.missing([scid])
+            run(sync, table, peers, start=30 + 20 * scid, until=45 + 20 * scid)
+        assert [len(peer.asked) for peer in peers] == [1, 1]
 
 
 def test_what_is_dropped_over_and_over_is_left_alone(table):
@@ -496,6 +583,18 @@ def test_nothing_is_asked_for_while_it_is_held(table):
     sync.is_held = False
     run(sync, table, [peer], start=100, until=110)
     assert table.channels == 2
+
+
+def test_what_was_asked_for_before_it_was_held_has_time_to_settle_after(sync, link):
+    assert asked_after(sync, link, range_reply([scid_of(1)]))
+    sync.received(link, END, 2.0)
+    sync.is_held = True
+    sync.due(100.0, NOW_UNIX_S)
+    sync.is_held = False
+    sync.due(159.0, NOW_UNIX_S)
+    assert sync.counts.unsettled == 1
+    sync.due(160.0, NOW_UNIX_S)
+    assert sync.counts.unsettled == 0
 
 
 def test_a_peer_that_fails_again_is_benched_for_longer():
