@@ -23,6 +23,7 @@ from front.gossip.budget import Account, Budget, IntakeRules
 from front.gossip.offences import Offences
 from front.gossip.pace import Pace
 from front.gossip.pending import FairQueue, Holds, Item, Memory
+from front.gossip.placing import compare
 from front.gossip.slices import Slices
 from front.gossip.submitting import Submitting
 from front.gossip.verification import Verification, Verifier
@@ -250,7 +251,7 @@ class Intake:
 
     def _take(self, account: Account | None, raw: bytes, now: float) -> None:
         seen = view(raw)
-        key, is_placed, is_old = self._compare(seen)
+        key, is_placed, is_old = compare(self._table(), seen)
         kind = message_type(raw)
         if is_old:
             self._have(account, raw, now)
@@ -266,21 +267,6 @@ class Intake:
             else:
                 self._count(raw, "dropped")
                 self._miss(item)
-
-    def _compare(self, seen: View) -> tuple[int | bytes, bool, bool]:
-        """Return whose it is, whether its channel is there, and whether the table has better."""
-        table = self._table()
-        if isinstance(seen, UpdateView):
-            scid = seen.short_channel_id
-            if table.channel(scid) is None:
-                return scid, False, False
-            return scid, True, seen.timestamp <= table.update_timestamp(scid, seen.direction)
-        if isinstance(seen, ChannelView):
-            scid = seen.short_channel_id
-            return scid, True, table.channel(scid) is not None
-        node_id = seen.node_id
-        is_old = seen.timestamp <= table.node_timestamp(node_id)
-        return node_id, table.has_channels(node_id), is_old
 
     def _have(self, account: Account | None, raw: bytes, now: float) -> None:
         """The table has it, or newer: remember who else has, so that it is not sent there."""

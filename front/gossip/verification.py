@@ -115,7 +115,6 @@ class Verification:
                 log.warning("gossip_worker_died", why=repr(error))
             except Exception:  # a bug of ours, but signatures must be checked
                 log.exception("gossip_worker_failed")
-            self._died(worker)
             await asyncio.sleep(RESTART_S)
 
     def _died(self, worker: _Worker) -> None:
@@ -157,6 +156,9 @@ class Verification:
                     raise BrokenPipeError("an answer that nobody asked for")
                 rest = await answers.readexactly(len(worker.batches[0].items) - 1)
                 self._answered(worker, first + rest)
+        except asyncio.IncompleteReadError:
+            self._died(worker)
+            raise
         finally:
             worker.process = None
             with contextlib.suppress(ProcessLookupError):
