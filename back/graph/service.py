@@ -398,6 +398,8 @@ class GraphService:
         def missing(change: Change) -> None:
             if not holds(fresh, change):
                 self._writer.put(change)
+                # What it has of a channel that it did not have finds its place.
+                fresh.apply(change)
 
         def unknown(change: Change) -> None:
             if self._is_foreign(change):

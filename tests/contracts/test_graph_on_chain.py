@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 from support.bitcoind import funded_folder, own_bitcoind  # noqa: F401 - fixtures
-from support.graph_scene import RULES, Scene, graph_scene
+from support.graph_scene import RULES, Scene, fill, graph_scene, reorg
 from support.network import Network, Shape, recently
 from support.network_on_chain import close_channel, on_chain
+from support.waiting import until
 
 from back.chain.regtest import Regtest
 from back.graph.spent import DELAY
@@ -40,23 +41,6 @@ async def scene(
     async with graph_scene(node, tmp_path) as made:
         await made.synced()
         yield made
-
-
-async def fill(scene: Scene, network: Network) -> None:
-    """Have the whole network accepted."""
-    for part in (network.channels, network.updates, network.nodes):
-        told = await scene.front.submit(*part.values())
-        assert told == [ACCEPTED] * len(part)
-    await scene.writer.flushed()
-
-
-async def reorg(node: Regtest, depth: int, new: int) -> None:
-    """Replace the last ``depth`` blocks by ``new`` blocks that are empty."""
-    height = await node.height()
-    await node.call("invalidateblock", await node.call("getblockhash", height - depth + 1))
-    address = await node.wallet_call("getnewaddress")
-    for _ in range(new):
-        await node.call("generateblock", address, [])
 
 
 # --- acceptance -----------------------------------------------------------------------------------
@@ -194,9 +178,8 @@ async def test_a_spent_channel_is_marked_and_goes_after_72_blocks(
     await scene.mine()
     assert scene.graph.table.channel(scid) is None
     assert scene.graph.table.channels == 3
-    await scene.in_stream(max(network.channels), 0)
     keys = {(Kind.CHANNEL, scid), (Kind.UPDATE, scid << 1), (Kind.UPDATE, scid << 1 | 1)}
-    assert not keys & scene.sink.table.keys()
+    await until(lambda: not keys & scene.sink.table.keys(), "it is gone from GRAPH")
 
 
 async def test_the_nodes_go_with_their_last_channel(scene: Scene, network: Network) -> None:
@@ -206,7 +189,7 @@ async def test_the_nodes_go_with_their_last_channel(scene: Scene, network: Netwo
     await scene.mine(1 + DELAY)
     table = scene.graph.table
     assert (table.channels, table.updates, table.nodes) == (0, 0, 0)
-    assert not scene.sink.table
+    await until(lambda: not scene.sink.table, "all is gone from GRAPH")
 
 
 async def test_a_reorg_takes_a_spend_back(scene: Scene, network: Network) -> None:

@@ -4,6 +4,7 @@ A front here is a connection that publishes submissions and keeps verdicts; how 
 is tested elsewhere.
 """
 
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from support.broker import client, running
 from support.graph import QUICK, QUICK_WRITER, Sink
+from support.network import Network
 from support.waiting import until
 
 from back.chain.regtest import Regtest
@@ -29,7 +31,7 @@ from shared.fabric.requests import read
 from shared.gossip.record import ChannelRecord, Kind
 from shared.gossip.view import message_type
 
-__all__ = ["RULES", "Front", "Scene", "graph_scene"]
+__all__ = ["RULES", "Front", "Scene", "fill", "graph_scene", "reorg"]
 
 RULES = GraphRules(
     judge=JudgeRules(away_s=0.1),
@@ -46,6 +48,7 @@ class Front:
 
     Attributes:
         told: verdicts by number.
+        fabric: its connection.
         times: how many verdicts each number got.
     """
 
@@ -53,18 +56,18 @@ class Front:
         self.told: dict[int, tuple[Outcome, str]] = {}
         self.times: Counter[int] = Counter()
         self.name = name
-        self._fabric = fabric
+        self.fabric = fabric
         self._next = 1
 
     async def start(self) -> None:
-        await self._fabric.subscribe(subjects.verdict(self.name), self._hear)
+        await self.fabric.subscribe(subjects.verdict(self.name), self._hear)
 
     def publish(self, *raws: bytes) -> list[int]:
         """Submit each by itself; returns their numbers."""
         numbers = []
         for raw in raws:
             subject = subjects.gossip(_KINDS.get(message_type(raw), "channel_update"))
-            self._fabric.publish(subject, encode_submission(self.name, self._next, [raw]))
+            self.fabric.publish(subject, encode_submission(self.name, self._next, [raw]))
             numbers.append(self._next)
             self._next += 1
         return numbers
@@ -99,6 +102,7 @@ class Scene:
         node: its bitcoind.
         sink: what the stream GRAPH holds, as a front sees it.
         admin: an operator's connection.
+        later_s: how far the back's clock is ahead.
     """
 
     node: Regtest
@@ -108,6 +112,7 @@ class Scene:
     sink: Sink
     rules: GraphRules = RULES
     trusts_fronts: bool = False
+    later_s: float = 0.0
     graph: GraphService = field(init=False)
     writer: GraphWriter = field(init=False)
 
@@ -121,6 +126,7 @@ class Scene:
             REGTEST.chain_hash,
             trusts_fronts=self.trusts_fronts,
             rules=self.rules,
+            clock=lambda: time.time() + self.later_s,
             follow=lambda fabric, sink, refused: GraphFollower(
                 fabric,
                 sink,
@@ -208,3 +214,20 @@ async def graph_scene(
         finally:
             await scene.stop()
             await follower.stop()
+
+
+async def fill(scene: Scene, network: Network) -> None:
+    """Have the whole network accepted."""
+    for part in (network.channels, network.updates, network.nodes):
+        told = await scene.front.submit(*part.values())
+        assert told == [Outcome.ACCEPTED] * len(part)
+    await scene.writer.flushed()
+
+
+async def reorg(node: Regtest, depth: int, new: int) -> None:
+    """Replace the last ``depth`` blocks by ``new`` blocks that are empty."""
+    height = await node.height()
+    await node.call("invalidateblock", await node.call("getblockhash", height - depth + 1))
+    address = await node.wallet_call("getnewaddress")
+    for _ in range(new):
+        await node.call("generateblock", address, [])
