@@ -441,7 +441,8 @@ def test_a_peer_that_still_reads_our_own_gets_the_rest_when_it_is_done(broadcast
     assert broadcast.take(link) == raws(OUR_NODE)
 
 
-def test_a_change_of_our_own_before_a_new_peer_was_told_anything_is_told_once(broadcast):
+def test_a_change_of_our_own_before_a_new_peer_was_told_anything_is_told_once():
+    broadcast = Broadcast(RelayRules(own_delay_s=5))
     broadcast.change(OWN, OURS)
     broadcast.run(0.5)
     link = broadcast.join(9, wanted=None)
