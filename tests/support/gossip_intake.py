@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from support.network import Network, Shape, generate, recently
 
@@ -75,7 +76,7 @@ class Link:
 class SlowVerifier:
     """Checks signatures when the test says so."""
 
-    pids: list[int] = []
+    pids: ClassVar[list[int]] = []
 
     def __init__(self, workers: int, idle: Callable[[], None]) -> None:
         self.batches: list[tuple] = []
@@ -214,7 +215,7 @@ async def scene(*, slow: bool = False, back: bool = True, **rules):
     intake.on_missing = found.missing.update
     await intake.start()
     if back:
-        await back_bulk.subscribe("ln.gossip.>", lambda received: found.hear(received))
+        await back_bulk.subscribe("ln.gossip.>", found.hear)
     try:
         yield found
     finally:
