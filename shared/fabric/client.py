@@ -82,6 +82,7 @@ class FabricClient:
         self._nc: Client | None = None
         self._attempt: Client | None = None
         self._connected = False
+        self._is_stopping = False
         self._up = asyncio.Event()
         self._runner: asyncio.Task[None] | None = None
         self._closing: set[asyncio.Task[None]] = set()
@@ -117,6 +118,7 @@ class FabricClient:
         """Connect, and keep connected until `stop`; see `Fabric.start`."""
         # Files that cannot be read now will not be readable in a second either.
         client_context(self._credentials)
+        self._is_stopping = False
         self._runner = asyncio.create_task(self._run(), name=f"fabric {self.name}")
         try:
             await asyncio.wait_for(self._up.wait(), timeout_s)
@@ -134,6 +136,9 @@ class FabricClient:
                     await asyncio.gather(*(s.drain() for s in tuple(self._subscriptions)))
                     await self.barrier()
         self._connected = False
+        # A cancellation alone may get lost within nats-py: Python 3.11's wait_for drops one that
+        # comes with the result.
+        self._is_stopping = True
         if self._runner is not None:
             self._runner.cancel()
             await asyncio.gather(self._runner, return_exceptions=True)
@@ -251,8 +256,12 @@ class FabricClient:
                 self._log.warning("fabric_unreachable", url=url, error=repr(self._last_error))
                 pause = BACKOFF_S[min(failures, len(BACKOFF_S) - 1)]
                 failures += 1
+                if self._is_stopping:
+                    return
                 await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311  # jitter
                 continue
+            if self._is_stopping:
+                return
             failures = 0
             self._log.info("fabric_connected", url=url)
             self._connected = True
