@@ -262,10 +262,10 @@ class Gossip:
         if reader is not None and reader.outbox.waits:
             self._flow(link, reader)
 
-    @staticmethod
-    def _introduce(parts: _Parts, link: "Link") -> None:
+    def _introduce(self, parts: _Parts, link: "Link") -> None:
         now = asyncio.get_running_loop().time()
-        parts.sync.joined(link, now)
+        if self._rules.sync.peers:
+            parts.sync.joined(link, now)
         parts.relay.joined(link, now)
 
     def _flow(self, link: "Link", reader: _Reader) -> None:

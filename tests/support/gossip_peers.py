@@ -62,7 +62,9 @@ __all__ = [
 ]
 
 ALL_TIME = 0xFFFFFFFF
-GOSSIP_FEATURES = FEATURES.union(FeatureSet.of(optional=[Feature.gossip_queries_ex]))
+GOSSIP_FEATURES = FEATURES.union(
+    FeatureSet.of(optional=[Feature.gossip_queries, Feature.gossip_queries_ex])
+)
 _ANNOUNCEMENTS = frozenset({256, 257, 258})
 _PING = 18
 _PONG = b"\0\x13"

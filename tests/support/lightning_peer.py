@@ -49,7 +49,6 @@ TIMEOUT_S = 10.0
 FEATURES = FeatureSet.of(
     optional=[
         Feature.option_data_loss_protect,
-        Feature.gossip_queries,
         Feature.var_onion_optin,
         Feature.option_static_remotekey,
         Feature.payment_secret,

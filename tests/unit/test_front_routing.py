@@ -1,20 +1,11 @@
 import pytest
 
-from front.gossip.answers import answer
 from front.peer.routing import Route, channel_of, route
-from shared.chain import REGTEST
 from shared.wire import (
     REGISTRY,
     Error,
-    GossipTimestampFilter,
     Ping,
-    QueryChannelRange,
-    QueryShortChannelIds,
-    ReplyChannelRange,
-    ReplyShortChannelIdsEnd,
     UpdateFee,
-    decode,
-    encode,
 )
 
 TO_OWNER = {
@@ -49,29 +40,3 @@ def test_a_message_names_its_channel():
     assert channel_of(UpdateFee(channel_id=bytes([7]) * 32, feerate_per_kw=253)) == bytes([7]) * 32
     assert channel_of(Error(channel_id=bytes(32), data=b"")) is None
     assert channel_of(Ping(num_pong_bytes=0, ignored=b"")) is None
-
-
-def test_a_range_query_is_answered_whole_and_empty():
-    query = QueryChannelRange(
-        chain_hash=REGTEST.chain_hash, first_blocknum=100, number_of_blocks=4294967195
-    )
-    reply = answer(query)
-    assert isinstance(reply, ReplyChannelRange)
-    assert decode(encode(reply)) == reply
-    assert (reply.first_blocknum, reply.number_of_blocks) == (100, 4294967195)
-    assert reply.sync_complete == 1
-    assert reply.encoded_short_ids == b"\x00"
-
-
-def test_a_query_for_channels_ends_without_information():
-    query = QueryShortChannelIds(chain_hash=REGTEST.chain_hash, encoded_short_ids=bytes(9))
-    assert answer(query) == ReplyShortChannelIdsEnd(
-        chain_hash=REGTEST.chain_hash, full_information=0
-    )
-
-
-def test_a_timestamp_filter_needs_no_answer():
-    gossip_filter = GossipTimestampFilter(
-        chain_hash=REGTEST.chain_hash, first_timestamp=0, timestamp_range=1
-    )
-    assert answer(gossip_filter) is None
