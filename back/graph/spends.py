@@ -58,7 +58,7 @@ class SpendRules:
     again_blocks: int = 6
     check_batch: int = 200
     settle_batch: int = 200
-    slice: int = 200
+    slice: int = 100
 
 
 class Spends:
