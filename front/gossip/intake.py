@@ -23,7 +23,7 @@ from front.gossip.budget import Account, Budget, IntakeRules
 from front.gossip.offences import Offences
 from front.gossip.pace import Pace
 from front.gossip.pending import FairQueue, Holds, Item, Memory
-from front.gossip.placing import compare
+from front.gossip.placing import compare, signer
 from front.gossip.slices import Slices
 from front.gossip.submitting import Submitting
 from front.gossip.verification import Verification, Verifier
@@ -179,17 +179,18 @@ class Intake:
         account = self._accounts.get(link)
         if account is None:
             account = self._accounts[link] = Account(link, self._rules, now)
-        self._count(raw, "received")
+        kind = message_type(raw)
+        self._counts[kind, "received"] += 1
         if account.muted_until > now:
-            self._count(raw, "muted")
+            self._count(kind, "muted")
             return
         known = self._pending.get(raw)
         if known is not None:
             if len(known.senders) < SENDERS and account not in known.senders:
                 known.senders.append(account)
-            self._count(raw, "duplicate")
-        elif not self._was_decided(account, raw, now):
-            self._take(account, raw, now)
+            self._count(kind, "duplicate")
+        elif not self._was_decided(account, kind, raw, now):
+            self._take(account, kind, raw, now)
 
     def offer(self, raw: bytes) -> bool:
         """Take an announcement that a table had whose stream is gone; False: full, offer it again.
@@ -200,7 +201,7 @@ class Intake:
         if self.is_crowded:
             return False
         if raw not in self._pending:
-            self._take(None, raw, self._clock())
+            self._take(None, message_type(raw), raw, self._clock())
         return True
 
     def applied(self, change: Change) -> None:
@@ -240,37 +241,36 @@ class Intake:
             if account.invalid:
                 self._disown(account)
 
-    def _was_decided(self, account: Account, raw: bytes, now: float) -> bool:
+    def _was_decided(self, account: Account, kind: int, raw: bytes, now: float) -> bool:
         decided = self._decided.get(hash(raw), now)
         if decided is None:
             return False
-        self._count(raw, "duplicate")
+        self._count(kind, "duplicate")
         if decided == _INVALID:
             self._invalid(account, raw, now)
         return True
 
-    def _take(self, account: Account | None, raw: bytes, now: float) -> None:
+    def _take(self, account: Account | None, kind: int, raw: bytes, now: float) -> None:
         seen = view(raw)
         key, is_placed, is_old = compare(self._table(), seen)
-        kind = message_type(raw)
         if is_old:
+            self._count(kind, "duplicate")
             self._have(account, raw, now)
         elif check(seen, self._chain_hash, int(time.time())) is not None:
-            self._count(raw, "rejected")
+            self._count(kind, "rejected")
         elif account is not None and account.disputed and self._is_disputed(account, seen):
-            self._count(raw, "disputed")
+            self._count(kind, "disputed")
         else:
             item = Item(raw, kind, key, _COST[kind] + (len(raw) >> _HASHED), account)
             item.is_stray = not is_placed and key not in self._awaited
             if self._budget.has_room(item, now):
                 self._add(item, seen, now, is_placed=is_placed)
             else:
-                self._count(raw, "dropped")
+                self._count(kind, "dropped")
                 self._miss(item)
 
     def _have(self, account: Account | None, raw: bytes, now: float) -> None:
         """The table has it, or newer: remember who else has, so that it is not sent there."""
-        self._count(raw, "duplicate")
         if account is None:
             return
         number = hash(raw)
@@ -287,7 +287,8 @@ class Intake:
         self._pending[item.raw] = item
         self._budget.add(item)
         if isinstance(seen, ChannelView):
-            for key in (seen.short_channel_id, seen.node_id_1, seen.node_id_2):
+            item.names = (seen.short_channel_id, seen.node_id_1, seen.node_id_2)
+            for key in item.names:
                 self._awaited[key] = self._awaited.get(key, 0) + 1
         if is_placed:
             self._check(item)
@@ -331,7 +332,7 @@ class Intake:
             if entry is None:
                 self._drop(item, "held")
                 return
-            item.signer = entry.nodes[direction]
+            item.signer = signer(entry.announcement, direction)
         self._queue.add(item)
         self._soon()
 
@@ -405,7 +406,7 @@ class Intake:
         """An announcement has come to its end."""
         now = self._clock()
         self._forget(item)
-        self._count(item.raw, how)
+        self._count(item.type, how)
         if how in _IN_TABLE:
             if item.senders:
                 names = tuple(account.node_id for account in item.senders)
@@ -424,7 +425,7 @@ class Intake:
     def _drop(self, item: Item, how: str) -> None:
         """Give an announcement up, to ask for it later."""
         self._forget(item)
-        self._count(item.raw, how)
+        self._count(item.type, how)
         self._miss(item)
 
     def _forget(self, item: Item) -> None:
@@ -433,13 +434,11 @@ class Intake:
         del self._pending[item.raw]
         self._submitting.done(item)
         self._budget.remove(item)
-        if item.type == CHANNEL_ANNOUNCEMENT:
-            channel = channel_view(item.raw)
-            for key in (channel.short_channel_id, channel.node_id_1, channel.node_id_2):
-                if (left := self._awaited[key] - 1) > 0:
-                    self._awaited[key] = left
-                else:
-                    del self._awaited[key]
+        for key in item.names:
+            if (left := self._awaited[key] - 1) > 0:
+                self._awaited[key] = left
+            else:
+                del self._awaited[key]
 
     def _miss(self, item: Item) -> None:
         """Remember to ask for a channel; a node's announcement comes with its channels.
@@ -469,14 +468,14 @@ class Intake:
         item.senders.remove(account)
         if not item.senders:
             self._forget(item)
-            self._count(item.raw, "disowned")
+            self._count(item.type, "disowned")
             return
         self._budget.give(item, item.senders[0])
         queue.add(item)
         self._soon()
 
-    def _count(self, raw: bytes, how: str) -> None:
-        self._counts[message_type(raw), how] += 1
+    def _count(self, kind: int, how: str) -> None:
+        self._counts[kind, how] += 1
 
 
 _IN_TABLE = frozenset({_KNOWN, _ACCEPTED})

@@ -22,6 +22,7 @@ class Item:
         raw: the message.
         type: 256, 257, 258.
         key: the short_channel_id, or the node id of a `node_announcement`.
+        names: what others may wait for it under: of a channel, its short_channel_id and nodes.
         cost: its signatures, and as much as its length is worth.
         owner: whose budget it counts against; None for one that an old table had.
         senders: who sent it, the owner first.
@@ -42,6 +43,7 @@ class Item:
         "is_done",
         "is_stray",
         "key",
+        "names",
         "owner",
         "postponed",
         "raw",
@@ -64,6 +66,7 @@ class Item:
         self.cost = cost
         self.owner = owner
         self.senders: list[Account] = [] if owner is None else [owner]
+        self.names: tuple[int | bytes, ...] = ()
         self.signer = b""
         self.id = 0
         self.attempts = 0

@@ -1,9 +1,16 @@
 """How an announcement stands to the routing table. Pure."""
 
+from struct import Struct
+
 from shared.gossip.table import Table
 from shared.gossip.view import ChannelView, UpdateView, View
 
-__all__ = ["compare"]
+__all__ = ["compare", "signer"]
+
+_FEATURES = 2 + 4 * 64
+_TO_NODES = _FEATURES + 2 + 32 + 8
+_NODE_ID = 33
+_U16 = Struct(">H")
 
 
 def compare(table: Table, seen: View) -> tuple[int | bytes, bool, bool]:
@@ -21,3 +28,9 @@ def compare(table: Table, seen: View) -> tuple[int | bytes, bool, bool]:
         return scid, True, table.channel(scid) is not None
     node_id = seen.node_id
     return node_id, table.has_channels(node_id), seen.timestamp <= table.node_timestamp(node_id)
+
+
+def signer(announcement: bytes, direction: int) -> bytes:
+    """Return the node id that signs the updates of a channel's direction, and read nothing else."""
+    at = _TO_NODES + _U16.unpack_from(announcement, _FEATURES)[0] + _NODE_ID * direction
+    return announcement[at : at + _NODE_ID]

@@ -31,7 +31,9 @@ _NODES_KEPT = 50_000
 
 _ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
 
+_SIGNATURE_TYPE = ffi.typeof("secp256k1_ecdsa_signature *")
 _context = GLOBAL_CONTEXT.ctx
+_parse, _check = lib.secp256k1_ecdsa_signature_parse_compact, lib.secp256k1_ecdsa_verify
 
 
 def signatures(raw: bytes) -> int:
@@ -100,7 +102,8 @@ _node_key = lru_cache(maxsize=_NODES_KEPT)(_key)
 def _is_signed(key: Any, signed: bytes, signature: bytes) -> bool:  # noqa: ANN401
     if key is None:
         return False
-    parsed = ffi.new("secp256k1_ecdsa_signature *")
-    if not lib.secp256k1_ecdsa_signature_parse_compact(_context, parsed, signature):
+    # A structure of its own: the back checks in threads, and these calls let others run.
+    parsed = ffi.new(_SIGNATURE_TYPE)
+    if not _parse(_context, parsed, signature):
         return False
-    return bool(lib.secp256k1_ecdsa_verify(_context, parsed, signed, key))
+    return bool(_check(_context, parsed, signed, key))
