@@ -192,6 +192,7 @@ class FrontSettings(FabricSettings):
             sync=SyncRules(
                 peers=self.gossip_sync_peers,
                 silent_s=self.gossip_query_timeout_s,
+                settle_s=2 * self.gossip_query_timeout_s,
                 round_s=min(60.0, self.gossip_resync_s),
                 resync_s=self.gossip_resync_s,
             ),

@@ -209,13 +209,21 @@ class Stream(asyncio.Protocol):
             self._transport.resume_reading()
 
     def close(self) -> None:
-        """Send what waits, then close; abort if the peer does not take it in time."""
+        """Send what waits, then close; abort if the peer does not take it in time.
+
+        What the peer still says is read and dropped until it closes too: a socket that is closed
+        with something unread resets the connection, and our last words with it.
+        """
         if self._closing:
             return
         self._flush()
         self._closing = True
         if self._transport is not None:
-            self._transport.close()
+            try:
+                self._transport.write_eof()
+                self._transport.resume_reading()
+            except (OSError, RuntimeError):
+                self._transport.close()
             asyncio.get_running_loop().call_later(_LINGER_S, self.abort)
 
     def abort(self) -> None:

@@ -114,6 +114,19 @@ async def _flood(peer, rest: Iterator[bytes], end: float) -> None:
         await send_at_rate(peer, itertools.islice(rest, PER_S // 4), PER_S)
 
 
+async def told(partner: HostilePeer) -> list[str]:
+    """Read what came during the flood; returns the warnings."""
+    warnings = []
+    with suppress(TimeoutError):
+        while True:
+            message = await partner.listen(1.0)
+            if isinstance(message, WarningMessage):
+                warnings.append(message.data.decode())
+            else:
+                await partner.say(*partner._honestly(message))
+    return warnings
+
+
 def _at(place: tuple[bytes, int]) -> tuple[bytes, str, int]:
     node_id, port = place
     return node_id, "127.0.0.1", port
@@ -145,6 +158,7 @@ async def test_a_thousand_invalid_announcements_a_second_harm_only_the_stranger_
         assert_quick(pongs)
         assert warnings
         # who has a channel is told, and stays: the connection is the one of before
+        assert await told(partner)
         await partner.works()
         assert partner.wire is wire
         await partner.close()

@@ -20,7 +20,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from hashlib import sha256
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import TypeVar
 
@@ -217,6 +217,8 @@ def generate(
     file = cache_folder() / "network" / f"{sha256(key.encode()).hexdigest()[:20]}.bin"
     if not cached or shape.channels < _POOL_FROM:
         return _read(shape, _generate(shape, newest, first_block, chain_hash))
+    if parent_process() is not None:
+        raise RuntimeError("a program that makes networks needs `if __name__ == '__main__'`")
     with locked(file.parent):
         if file.exists():
             file.touch()
