@@ -1,4 +1,4 @@
-"""The checksum of a channel_update (BOLT 7): other nodes' published examples, and what it covers."""
+"""The checksum of a channel_update (BOLT 7): others' published examples, and what it covers."""
 
 import pytest
 from support.gossip_links import update_change
