@@ -55,6 +55,7 @@ class WriterRules:
         answer_s: an answer that has not come by then does not come.
         check_s: looks at the stream so often.
         retry_s: waits so long after a failure.
+        gather_s: a value waits so long for others: what comes in bursts costs its readers less.
         stop_s: how long `GraphWriter.stop` goes on writing.
     """
 
@@ -66,6 +67,7 @@ class WriterRules:
     answer_s: float = 5.0
     check_s: float = 10.0
     retry_s: float = 1.0
+    gather_s: float = 0.02
     stop_s: float = 2.0
 
 
@@ -217,11 +219,11 @@ class GraphWriter:
         self._empty.clear()
         if len(self._waiting) >= self._rules.waiting:
             self._room.clear()
-        self._pump_soon()
+        self._pump_soon(self._rules.gather_s)
 
-    def _pump_soon(self) -> None:
+    def _pump_soon(self, delay_s: float = 0.0) -> None:
         if self._pumping is None and self.is_open:
-            self._pumping = asyncio.get_running_loop().call_soon(self._pump)
+            self._pumping = asyncio.get_running_loop().call_later(delay_s, self._pump)
 
     def _pump(self) -> None:
         """Publish one batch; more in the next turn of the event loop."""

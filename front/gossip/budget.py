@@ -73,7 +73,7 @@ class IntakeRules:
     replaced_burst: int = 10
     memory: int = 100_000
     memory_s: float = 600.0
-    flush_s: float = 0.01
+    flush_s: float = 0.03
     submit: SubmitRules = field(default_factory=SubmitRules)
 
 

@@ -392,12 +392,12 @@ class Intake:
             return
         now = self._clock()
         for verdict in verdicts:
-            item = self._submitting.verdict(verdict.id)
-            if item is None:
-                continue
-            if verdict.outcome is Outcome.LATER and self._submitting.again(item, now):
-                continue
-            self._finish(item, _ENDS[verdict.outcome])
+            is_later, how = verdict.outcome is Outcome.LATER, _ENDS[verdict.outcome]
+            for number in verdict.ids:
+                item = self._submitting.verdict(number)
+                if item is None or (is_later and self._submitting.again(item, now)):
+                    continue
+                self._finish(item, how)
         self._submit()
 
     # --- ends -------------------------------------------------------------------------------------

@@ -110,6 +110,7 @@ class Gossip:
         self._busy: dict[Link, _Reader] = {}
         """Those who wait for something, or have used some of their budget."""
         self._ticked = 0.0
+        self._bytes_in = 0
         self._parts: _Parts | None = None
         self._tasks = Tasks()
 
@@ -193,6 +194,8 @@ class Gossip:
 
     def _measure(self, parts: _Parts) -> None:
         metrics, table = self._metrics, self.table
+        metrics.gossip_in.inc(self._bytes_in)
+        self._bytes_in = 0
         metrics.pending.set(parts.intake.pending)
         metrics.channels.set(table.channels)
         metrics.updates.set(table.updates)
@@ -222,7 +225,7 @@ class Gossip:
         Raises:
             MalformedMessage: it is too short for its fields.
         """
-        self._metrics.gossip_in.inc(len(raw))
+        self._bytes_in += len(raw)
         if self._parts is not None:
             self._parts.intake.receive(link, raw)
             self._parts.sync.announced(link, asyncio.get_running_loop().time())

@@ -38,6 +38,7 @@ MAX_ITEMS = 100
 """Announcements of one submission."""
 MAX_BYTES = 128 << 10
 """Of a submission, as long as it has more than one announcement: well below `max_payload`."""
+MAX_VERDICTS = 1_000
 
 _VERSION = 1
 _HEAD = Struct(">BB")
@@ -111,17 +112,23 @@ class Outcome(StrEnum):
 
 
 class Verdict(FabricModel):
-    """What became of one announcement."""
+    """What became of announcements with successive numbers: mostly of whole submissions."""
 
     id: Count
+    count: Annotated[int, Field(ge=1, le=MAX_VERDICTS)] = 1
     outcome: Outcome
     why: str = ""
+
+    @property
+    def ids(self) -> range:
+        """Their numbers."""
+        return range(self.id, self.id + self.count)
 
 
 class Verdicts(Versioned):
     """Back to one front (``ln.verdict.<front>``)."""
 
-    verdicts: Annotated[tuple[Verdict, ...], Field(max_length=1000)]
+    verdicts: Annotated[tuple[Verdict, ...], Field(max_length=MAX_VERDICTS)]
 
 
 class GraphTip(Versioned):

@@ -96,6 +96,7 @@ class Table:
         self._early: dict[int, bytes] = {}
         """Updates whose channel has not come yet: a stream may hold them in any order."""
         self._sorted: list[int] | None = None
+        self._sorted_nodes: list[bytes] | None = None
 
     @property
     def channels(self) -> int:
@@ -138,11 +139,27 @@ class Table:
 
     def short_channel_ids(self, first_block: int, end_block: int) -> Sequence[int]:
         """Return the channels of blocks from ``first_block`` to before ``end_block``, ascending."""
-        if self._sorted is None:
-            self._sorted = sorted(self._channels)
-        ids = self._sorted
+        ids = self._ids()
         start = bisect_left(ids, first_block << _BLOCK_SHIFT)
         return ids[start : bisect_left(ids, end_block << _BLOCK_SHIFT)]
+
+    def ids_from(self, short_channel_id: int, count: int) -> Sequence[int]:
+        """Return so many channels from this one on, ascending: to look through a few at a time."""
+        ids = self._ids()
+        start = bisect_left(ids, short_channel_id)
+        return ids[start : start + count]
+
+    def nodes_from(self, node_id: bytes, count: int) -> Sequence[bytes]:
+        """Return the ids of so many announced nodes from this one on, ascending."""
+        if self._sorted_nodes is None:
+            self._sorted_nodes = sorted(self._nodes)
+        start = bisect_left(self._sorted_nodes, node_id)
+        return self._sorted_nodes[start : start + count]
+
+    def _ids(self) -> list[int]:
+        if self._sorted is None:
+            self._sorted = sorted(self._channels)
+        return self._sorted
 
     def changes(self) -> Iterator[Change]:
         """Return everything as it could be written to a stream: channels, then updates, nodes.
@@ -221,12 +238,7 @@ class Table:
         scid, direction = key >> 1, key & 1
         entry = self._channels.get(scid)
         if entry is None:
-            if raw is None:
-                self._early.pop(key, None)
-            else:
-                self._early[key] = raw
-                if len(self._early) > _EARLY:
-                    del self._early[next(iter(self._early))]
+            self._keep_early(key, raw)
             return False
         old = entry.updates[direction]
         if raw is None:
@@ -239,15 +251,28 @@ class Table:
         self.raw_bytes += len(raw or b"") - len(old or b"")
         return True
 
+    def _keep_early(self, key: int, raw: bytes | None) -> None:
+        old = self._early.get(key)
+        if raw is None:
+            self._early.pop(key, None)
+        elif old is None or update_timestamp(raw) > update_timestamp(old):
+            self._early[key] = raw
+            if len(self._early) > _EARLY:
+                del self._early[next(iter(self._early))]
+
     def _apply_node(self, node_id: bytes, raw: bytes | None) -> bool:
         old = self._nodes.get(node_id)
         if raw is None:
             if old is None:
                 return False
             del self._nodes[node_id]
+            if self._sorted_nodes is not None:
+                del self._sorted_nodes[bisect_left(self._sorted_nodes, node_id)]
         else:
             if old is not None and node_timestamp(raw) <= node_timestamp(old):
                 return False
             self._nodes[node_id] = raw
+            if old is None and self._sorted_nodes is not None:
+                insort(self._sorted_nodes, node_id)
         self.raw_bytes += len(raw or b"") - len(old or b"")
         return True

@@ -153,7 +153,9 @@ def decode_query_flags(tlv: EncodedQueryFlags) -> list[int]:
         MalformedMessage: the encoding is unknown, or a flag is truncated or not minimal.
     """
     flags = _plain(tlv.encoding_type, tlv.encoded_query_flags)
-    return Repeated(BIG_SIZE).read(Reader(flags))
+    if not flags.translate(None, _SINGLE_BYTES):
+        return list(flags)
+    return Repeated(BIG_SIZE).read(Reader(flags[:_MAX_WIDE_FLAGS]))
 
 
 def encode_query_flags(flags: Iterable[int]) -> EncodedQueryFlags:

@@ -173,8 +173,9 @@ async def judging(moods: Iterable[bool]) -> Any:
         def hear(received: Received) -> None:
             front = received.subject.rpartition(".")[2]
             for verdict in read(Verdicts, received.payload).verdicts:
-                scene.told[front, verdict.id] = verdict.outcome
-                scene.times[front, verdict.id] += 1
+                for number in verdict.ids:
+                    scene.told[front, number] = verdict.outcome
+                    scene.times[front, number] += 1
 
         await fabric.subscribe("ln.verdict.*", hear)
         judge.start()

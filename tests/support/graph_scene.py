@@ -90,8 +90,9 @@ class Front:
 
     def _hear(self, received: Received) -> None:
         for verdict in read(Verdicts, received.payload).verdicts:
-            self.told[verdict.id] = verdict.outcome, verdict.why
-            self.times[verdict.id] += 1
+            for number in verdict.ids:
+                self.told[number] = verdict.outcome, verdict.why
+                self.times[number] += 1
 
 
 @dataclass

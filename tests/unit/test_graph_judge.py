@@ -60,8 +60,9 @@ class Scene:
 
     def hear(self, received: Received) -> None:
         for verdict in read(Verdicts, received.payload).verdicts:
-            assert verdict.id not in self.told, "one verdict each"
-            self.told[verdict.id] = verdict.outcome
+            for number in verdict.ids:
+                assert number not in self.told, "one verdict each"
+                self.told[number] = verdict.outcome
 
     def submit(self, number: int, *raws: bytes, front: str = "a") -> None:
         payload = encode_submission(front, number, raws)
