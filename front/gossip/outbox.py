@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["Outbox", "OutboxRules"]
 
 _BOLT = "BOLT 7 § Query Messages"
-_PAUSE_BYTES = 500
-"""What an empty step counts: it had to look at channels, too."""
+_PAUSE_BYTES = 2_000
+"""What an empty step counts, or a query: the time it takes, in which so much could be sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,17 @@ class Outbox:
         rules: limits.
     """
 
-    __slots__ = ("_answers", "_history", "_link", "_news", "_rules", "_seen", "_since", "_tokens")
+    __slots__ = (
+        "_answers",
+        "_has_sent",
+        "_history",
+        "_link",
+        "_news",
+        "_rules",
+        "_seen",
+        "_since",
+        "_tokens",
+    )
 
     def __init__(self, link: "Link", rules: OutboxRules = OutboxRules()) -> None:
         self._link = link
@@ -66,6 +76,8 @@ class Outbox:
         self._since = 0.0
         """When the peer was last seen to read, or had nothing to; 0: look now."""
         self._seen = 0
+        self._has_sent = False
+        """Since it was last looked: so the peer had read what came before."""
 
     @property
     def waits(self) -> bool:
@@ -81,16 +93,23 @@ class Outbox:
         """Send what changed."""
         self._news.append(messages)
 
-    def answer(self, messages: Iterator[bytes]) -> None:
-        """Send an answer, after those to earlier queries.
+    def asked(self, *, replaces: bool) -> None:
+        """The peer asks something: to be called before that is even looked at.
+
+        Args:
+            replaces: what is asked for replaces what it asked for before, see `dump`.
 
         Raises:
-            ProtocolViolation: too many wait; this one is dropped.
+            ProtocolViolation: too many queries wait; this one is not to be answered.
         """
-        if len(self._answers) >= self._rules.answers:
+        self._tokens -= _PAUSE_BYTES
+        if not replaces and len(self._answers) >= self._rules.answers:
             raise ProtocolViolation(
                 "a query before the earlier ones were answered", bolt=_BOLT, action=Action.WARN
             )
+
+    def answer(self, messages: Iterator[bytes]) -> None:
+        """Send an answer, after those to earlier queries."""
         self._answers.append(messages)
 
     def dump(self, messages: Iterator[bytes]) -> None:
@@ -120,6 +139,7 @@ class Outbox:
             left -= size
             self._tokens -= size
             if raw:
+                self._has_sent = True
                 link.send(raw)
         return False
 
@@ -133,8 +153,11 @@ class Outbox:
         rules = self._rules
         self._tokens = min(rules.burst, self._tokens + rules.bytes_per_s * elapsed_s)
         unsent = self._link.unsent
-        if not self.waits or unsent < rules.low_water or unsent != self._seen or not self._since:
-            self._seen, self._since = unsent, now
+        # More unsent than before says nothing: pongs are added, too.
+        reads = self._has_sent or unsent < self._seen or unsent < rules.low_water
+        self._seen, self._has_sent = unsent, False
+        if reads or not self.waits or not self._since:
+            self._since = now
         elif now - self._since > rules.read_within_s:
             self.clear()
             text = f"nothing read for {rules.read_within_s:g} s, with answers waiting"

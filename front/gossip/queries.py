@@ -1,17 +1,23 @@
 """Answers to what a peer asks for (BOLT 7 § Query Messages). Pure.
 
 An answer is an iterator of raw messages that reads the table as it goes on: it holds no
-announcements, each step takes about a millisecond at most, and one that found nothing to send
-yields an empty message, so that whoever runs it can do something else meanwhile. How fast it is
-read, and how many may be under way, is decided where it is read (`front.gossip.outbox`).
+announcements and no list of them, only where it is, so what comes meanwhile is in it and a table
+that is replaced is let go. Each step takes about a millisecond at most. After every so many
+channels that were looked at an answer yields an empty message, so that whoever runs it can do
+something else meanwhile, and count it. How fast it is read, and how many may be under way, is
+decided where it is read (`front.gossip.outbox`).
 """
 
-from collections.abc import Iterator, Sequence
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from operator import lt
+from struct import Struct
+from typing import TypeAlias
 
 from front.gossip.filter import TimestampFilter
 from shared.errors import Action, ProtocolViolation
 from shared.gossip.table import Entry, Table
-from shared.gossip.view import node_timestamp, update_timestamp
+from shared.gossip.view import node_timestamp
 from shared.wire import (
     GossipTimestampFilter,
     Message,
@@ -34,14 +40,17 @@ _BOLT = "BOLT 7 § Query Messages"
 _TIMESTAMPS, _CHECKSUMS = 1, 2
 _ANNOUNCEMENT, _UPDATES, _NODES = 1, (2, 4), (8, 16)
 _ALL = 31
-_END = 1 << 32
 _BLOCK_SHIFT = 40
+_STAMPS = Struct(">II")
 _CHECKSUMS_TLV = b"\x03"
-_REPLY_BYTES = 62_000
-"""Of the arrays of one reply: with all else it fits a message of 65,535."""
+_REPLY_CHANNELS = 2_500
+"""Of one reply: with timestamps and checksums 60,000 bytes, which fit a message; and made in a
+millisecond."""
 _STEPS = 100
-"""Channels that are looked at between two messages at most."""
+"""Channels that are looked at from one pause to the next."""
 _PAUSE = b""
+
+_Source: TypeAlias = Callable[[], Table]
 
 
 def is_dump(message: Message) -> bool:
@@ -59,11 +68,13 @@ class Queries:
     def __init__(self) -> None:
         self.filter: TimestampFilter | None = None
 
-    def receive(self, table: Table, chain_hash: bytes, message: Message) -> Iterator[bytes]:
-        """Take a query, or a filter; return the raw messages that answer it.
+    def receive(
+        self, table: _Source, chain_hash: bytes, message: Message
+    ) -> Iterator[bytes] | None:
+        """Take a query, or a filter; return the raw messages that answer it, None if nothing does.
 
         Args:
-            table: the present one; read from while the answer is.
+            table: returns the present one; asked for it anew at each step of the answer.
             chain_hash: of our network.
             message: of the peer.
 
@@ -73,83 +84,81 @@ class Queries:
         """
         match message:
             case QueryChannelRange():
-                is_ours = message.chain_hash == chain_hash
-                return _ranges(table if is_ours else Table(), message)
+                return _ranges(table if message.chain_hash == chain_hash else Table, message)
+            case QueryShortChannelIds() if message.chain_hash == chain_hash:
+                ids, flags, repeated = _wanted(message)
+                return _channels(table, message.chain_hash, ids, flags, repeated)
             case QueryShortChannelIds():
-                wanted = _wanted(message)
-                return _channels(table, message, wanted, is_ours=message.chain_hash == chain_hash)
+                return iter([_end(message.chain_hash, full_information=0)])
             case GossipTimestampFilter() if message.chain_hash == chain_hash:
                 self.filter = TimestampFilter(message.first_timestamp, message.timestamp_range)
                 return _history(table, self.filter)
             case _:
-                return iter(())
+                return None
 
 
 # --- query_channel_range ----------------------------------------------------------------------
 
 
-def _ranges(table: Table, query: QueryChannelRange) -> Iterator[bytes]:
-    first, end = query.first_blocknum, query.first_blocknum + query.number_of_blocks
-    ids = table.short_channel_ids(first, min(end, _END))
-    option = query.query_option or 0
-    size = _REPLY_BYTES // (8 + 8 * bool(option & _TIMESTAMPS) + 8 * bool(option & _CHECKSUMS))
-    start = 0
+def _ranges(table: _Source, query: QueryChannelRange) -> Iterator[bytes]:
+    first = query.first_blocknum
+    # No blocks at all is against the BOLT; but each reply has to overlap what was asked for.
+    end = first + max(query.number_of_blocks, 1)
+    after_last = end << _BLOCK_SHIFT
+    start = first << _BLOCK_SHIFT
     while True:
-        stop = _stop(ids, start, size)
-        is_last = stop == len(ids)
-        covered = end if is_last else (ids[stop - 1] >> _BLOCK_SHIFT) + 1
-        live = [
-            (scid, entry)
-            for scid in ids[start:stop]
-            if (entry := table.channel(scid)) is not None and not entry.spent_height
-        ]
-        yield _reply(query, first, covered - first, live, is_last=is_last)
-        if is_last:
+        ids = table().ids_from(start, _REPLY_CHANNELS + 1)
+        if not ids or ids[-1] >= after_last:
+            ids = [scid for scid in ids if scid < after_last]
+        if len(ids) <= _REPLY_CHANNELS:
+            yield _reply(table(), query, (first, end), ids, is_last=True)
             return
-        start, first = stop, ids[stop] >> _BLOCK_SHIFT if _splits(ids, stop) else covered
+        stop = _stop(ids)
+        block = ids[stop - 1] >> _BLOCK_SHIFT
+        yield _reply(table(), query, (first, block + 1), ids[:stop], is_last=False)
+        if ids[stop] >> _BLOCK_SHIFT == block:
+            first, start = block, ids[stop - 1] + 1
+        else:
+            first, start = block + 1, block + 1 << _BLOCK_SHIFT
 
 
-def _stop(ids: Sequence[int], start: int, size: int) -> int:
-    """Return where a reply ends: not within a block, if that can be had."""
-    stop = min(start + size, len(ids))
-    if stop == len(ids):
-        return stop
-    whole = stop
-    while whole > start and _splits(ids, whole):
+def _stop(ids: Sequence[int]) -> int:
+    """Return how many channels of those found go into a reply: whole blocks, if that can be had."""
+    whole = len(ids) - 1
+    last = ids[whole] >> _BLOCK_SHIFT
+    while whole and ids[whole - 1] >> _BLOCK_SHIFT == last:
         whole -= 1
-    return whole if whole > start else stop
-
-
-def _splits(ids: Sequence[int], at: int) -> bool:
-    return ids[at - 1] >> _BLOCK_SHIFT == ids[at] >> _BLOCK_SHIFT
+    return whole or len(ids) - 1
 
 
 def _reply(
+    table: Table,
     query: QueryChannelRange,
-    first: int,
-    blocks: int,
-    channels: list[tuple[int, Entry]],
+    blocks: tuple[int, int],
+    ids: Sequence[int],
     *,
     is_last: bool,
 ) -> bytes:
+    found = [(scid, table.channel(scid)) for scid in ids]
+    live = [(scid, entry) for scid, entry in found if entry is not None and not entry.spent_height]
     option = query.query_option or 0
     stamps = None
     if option & _TIMESTAMPS:
-        packed = b"".join([entry.timestamps for _, entry in channels])
+        packed = b"".join([entry.timestamps for _, entry in live])
         stamps = EncodedTimestamps(encoding_type=0, encoded_timestamps=packed)
     raw = encode(
         ReplyChannelRange(
             chain_hash=query.chain_hash,
-            first_blocknum=first,
-            number_of_blocks=blocks,
+            first_blocknum=blocks[0],
+            number_of_blocks=blocks[1] - blocks[0],
             sync_complete=int(is_last),
-            encoded_short_ids=encode_short_ids([scid for scid, _ in channels]),
+            encoded_short_ids=encode_short_ids([scid for scid, _ in live]),
             timestamps_tlv=stamps,
         )
     )
     if option & _CHECKSUMS:
         # The last TLV, written here: a model for each of thousands of channels takes too long.
-        sums = b"".join([entry.checksums for _, entry in channels])
+        sums = b"".join([entry.checksums for _, entry in live])
         raw += _CHECKSUMS_TLV + _big_size(len(sums)) + sums
     return raw
 
@@ -161,88 +170,98 @@ def _big_size(size: int) -> bytes:
 # --- query_short_channel_ids --------------------------------------------------------------------
 
 
-def _wanted(query: QueryShortChannelIds) -> dict[int, int]:
-    """Return the flags of each channel; one that is named twice is sent once."""
+def _wanted(query: QueryShortChannelIds) -> tuple["array[int]", bytes, int]:
+    """Return the channels, the flags of each, and how many were named again.
+
+    As arrays: a query may name 16,000 channels, and several may wait.
+    """
     ids = decode_short_ids(query.encoded_short_ids)
-    if query.query_flags is None:
-        return dict.fromkeys(ids, _ALL)
-    flags = decode_query_flags(query.query_flags)
-    if len(flags) != len(ids):
-        raise ProtocolViolation(
-            f"{len(flags)} query_flags for {len(ids)} channels", bolt=_BOLT, action=Action.WARN
-        )
-    wanted: dict[int, int] = {}
+    flags = bytes([_ALL]) * len(ids)
+    if query.query_flags is not None:
+        named = decode_query_flags(query.query_flags)
+        if len(named) != len(ids):
+            raise ProtocolViolation(
+                f"{len(named)} query_flags for {len(ids)} channels", bolt=_BOLT, action=Action.WARN
+            )
+        flags = bytes([flag & _ALL for flag in named])
+    if all(map(lt, ids, ids[1:])):
+        return array("Q", ids), flags, 0
+    merged: dict[int, int] = {}
     for scid, flag in zip(ids, flags, strict=True):
-        wanted[scid] = wanted.get(scid, 0) | flag
-    return wanted
+        merged[scid] = merged.get(scid, 0) | flag
+    return array("Q", merged), bytes(merged.values()), len(ids) - len(merged)
 
 
 def _channels(
-    table: Table, query: QueryShortChannelIds, wanted: dict[int, int], *, is_ours: bool
+    table: _Source, chain_hash: bytes, ids: "array[int]", flags: bytes, repeated: int
 ) -> Iterator[bytes]:
-    if is_ours:
-        told: set[bytes] = set()
-        idle = 0
-        for scid, flags in wanted.items():
-            entry = table.channel(scid)
-            idle += 1
-            if entry is not None and not entry.spent_height:
-                for raw in _channel(table, entry, flags, told):
-                    idle = 0
-                    yield raw
-            if idle >= _STEPS:
-                idle = 0
-                yield _PAUSE
-    end = ReplyShortChannelIdsEnd(chain_hash=query.chain_hash, full_information=int(is_ours))
-    yield encode(end)
+    for _ in range(repeated // _STEPS):
+        yield _PAUSE
+    told: set[bytes] = set()
+    for number, (scid, wanted) in enumerate(zip(ids, flags, strict=True), 1):
+        entry = table().channel(scid)
+        if entry is not None and not entry.spent_height:
+            yield from _channel(table, entry, wanted, told)
+        if not number % _STEPS:
+            yield _PAUSE
+    yield _end(chain_hash, full_information=1)
 
 
-def _channel(table: Table, entry: Entry, flags: int, told: set[bytes]) -> Iterator[bytes]:
+def _channel(table: _Source, entry: Entry, flags: int, told: set[bytes]) -> Iterator[bytes]:
     if flags & _ANNOUNCEMENT:
         yield entry.announcement
     for flag, update in zip(_UPDATES, entry.updates, strict=True):
         if flags & flag and update is not None:
             yield update
     for flag, node_id in zip(_NODES, entry.nodes, strict=True):
-        node = table.node(node_id)
-        if flags & flag and node is not None and node_id not in told:
-            told.add(node_id)
+        node = table().node(node_id) if flags & flag else None
+        if node is not None and node not in told:
+            told.add(node)
             yield node
+
+
+def _end(chain_hash: bytes, *, full_information: int) -> bytes:
+    return encode(ReplyShortChannelIdsEnd(chain_hash=chain_hash, full_information=full_information))
 
 
 # --- gossip_timestamp_filter --------------------------------------------------------------------
 
 
-def _history(table: Table, wanted: TimestampFilter) -> Iterator[bytes]:
-    """What the table has of the span: a channel with its updates, then its nodes."""
+def _history(table: _Source, wanted: TimestampFilter) -> Iterator[bytes]:
+    """What the table has of the span: each channel before its updates, and all before nodes.
+
+    A node's announcement is worth nothing to who does not know a channel of it, and may not come
+    before any of them.
+    """
     if not wanted.timestamp_range:
         return
-    told: set[bytes] = set()
-    idle = 0
-    for scid in table.short_channel_ids(0, _END):
-        entry = table.channel(scid)
-        idle += 1
-        if entry is not None and not entry.spent_height:
-            for raw in _of_span(table, entry, wanted, told):
-                idle = 0
-                yield raw
-        if idle >= _STEPS:
-            idle = 0
-            yield _PAUSE
+    scid = 0
+    while ids := table().ids_from(scid, _STEPS):
+        scid = ids[-1] + 1
+        for each in ids:
+            yield from _of_span(table().channel(each), wanted)
+        yield _PAUSE
+    node_id = b""
+    while nodes := table().nodes_from(node_id, _STEPS):
+        node_id = nodes[-1] + b"\0"
+        for each_node in nodes:
+            node = table().node(each_node)
+            if node is None or not wanted.accepts(node_timestamp(node)):
+                continue
+            if table().has_channels(each_node):
+                yield node
+        yield _PAUSE
 
 
-def _of_span(
-    table: Table, entry: Entry, wanted: TimestampFilter, told: set[bytes]
-) -> Iterator[bytes]:
-    updates = [raw for raw in entry.updates if raw is not None]
-    live = [raw for raw in updates if wanted.accepts(update_timestamp(raw))]
+def _of_span(entry: Entry | None, wanted: TimestampFilter) -> Iterator[bytes]:
+    if entry is None or entry.spent_height:
+        return
+    stamps = _STAMPS.unpack(entry.timestamps)
+    live = [
+        raw
+        for raw, timestamp in zip(entry.updates, stamps, strict=True)
+        if raw is not None and wanted.accepts(timestamp)
+    ]
     if live:
         yield entry.announcement
         yield from live
-    if not updates:
-        return
-    for node_id in entry.nodes:
-        node = table.node(node_id)
-        if node is not None and node_id not in told and wanted.accepts(node_timestamp(node)):
-            told.add(node_id)
-            yield node

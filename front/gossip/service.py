@@ -9,6 +9,7 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
@@ -19,6 +20,7 @@ from front.gossip.outbox import Outbox, OutboxRules
 from front.gossip.queries import Queries, is_dump
 from front.gossip.relay import Relay, RelayRules
 from front.gossip.sync import Sync, SyncRules
+from front.gossip.turns import Turns
 from shared.errors import Action, PeerError
 from shared.gossip.checksum import checksum
 from shared.gossip.record import Change, ChannelRecord
@@ -113,6 +115,7 @@ class Gossip:
         self._bytes_in = 0
         self._parts: _Parts | None = None
         self._tasks = Tasks()
+        self._turns = Turns()
 
     @property
     def is_loading(self) -> bool:
@@ -158,6 +161,7 @@ class Gossip:
     async def stop(self) -> None:
         """Stop; what was not answered stays so."""
         await self._tasks.stop()
+        self._turns.stop()
         if self._parts is not None:
             await self._parts.intake.stop()
 
@@ -249,7 +253,10 @@ class Gossip:
                 return
             self._metrics.queries.labels(message.NAME).inc()
             self._busy[link] = reader
-            answers = reader.queries.receive(self.table, parts.chain_hash, message)
+            reader.outbox.asked(replaces=is_dump(message))
+            answers = reader.queries.receive(lambda: self.table, parts.chain_hash, message)
+            if answers is None:
+                return
             if is_dump(message):
                 parts.relay.filtered(link, reader.queries.filter)
                 reader.outbox.dump(answers)
@@ -272,23 +279,21 @@ class Gossip:
         parts.relay.joined(link, now)
 
     def _flow(self, link: "Link", reader: _Reader) -> None:
-        """Write a slice; the next one follows in another turn of the loop."""
-        if reader.is_flowing or link.closing:
-            return
+        """Write slice after slice, each in another turn of the loop."""
+        if not reader.is_flowing and not link.closing:
+            reader.is_flowing = True
+            self._turns.add(partial(self._flow_on, link, reader))
+
+    def _flow_on(self, link: "Link", reader: _Reader) -> bool:
+        """Write a slice; True if the next one can follow at once."""
         try:
-            goes_on = reader.outbox.flow()
+            reader.is_flowing = not link.closing and reader.outbox.flow()
         except Exception:
             # A bug of ours; the connection carries channels, too.
             log.exception("gossip_not_sent", peer=link.node_id.hex())
             reader.outbox.clear()
-            return
-        if goes_on:
-            reader.is_flowing = True
-            asyncio.get_running_loop().call_soon(self._flow_on, link, reader)
-
-    def _flow_on(self, link: "Link", reader: _Reader) -> None:
-        reader.is_flowing = False
-        self._flow(link, reader)
+            reader.is_flowing = False
+        return reader.is_flowing
 
     # --- GRAPH (GraphSink) ------------------------------------------------------------------------
 

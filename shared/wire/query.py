@@ -5,7 +5,7 @@ read and write them.
 """
 
 from collections.abc import Iterable, Sequence
-from struct import Struct
+from struct import Struct, unpack
 from typing import Annotated
 from zlib import decompressobj, error as ZlibError  # noqa: N812 - a class
 
@@ -39,6 +39,11 @@ _ZLIB = 1
 """BOLT 7 forbids it today; old peers still send it, so it is read, and never written."""
 _MAX_INFLATED = 1 << 17
 """Twice what an uncompressed message could hold."""
+
+_SINGLE_BYTES = bytes(range(0xFD))
+"""Flags of one byte each: all that have a meaning today."""
+_MAX_WIDE_FLAGS = 6_000
+"""Bytes of flags that are read if not each is one byte: that takes a hundred times as long."""
 
 
 class EncodedQueryFlags(Record):
@@ -127,7 +132,7 @@ def decode_short_ids(data: bytes) -> list[int]:
     """
     reader = Reader(data)
     encoding = reader.take(1)[0] if data else _UNCOMPRESSED
-    return [scid for (scid,) in _array(encoding, reader.rest(), Struct(">Q"))]
+    return list(_array(encoding, reader.rest(), 8, "Q"))
 
 
 def decode_timestamps(tlv: EncodedTimestamps) -> list[tuple[int, int]]:
@@ -136,8 +141,8 @@ def decode_timestamps(tlv: EncodedTimestamps) -> list[tuple[int, int]]:
     Raises:
         MalformedMessage: the encoding is unknown, or there is no whole number of pairs.
     """
-    pairs = _array(tlv.encoding_type, tlv.encoded_timestamps, Struct(">II"))
-    return [(first, second) for first, second in pairs]
+    stamps = _array(tlv.encoding_type, tlv.encoded_timestamps, 8, "II")
+    return list(zip(stamps[::2], stamps[1::2], strict=True))
 
 
 def encode_timestamps(pairs: Iterable[tuple[int, int]]) -> EncodedTimestamps:
@@ -155,7 +160,9 @@ def decode_query_flags(tlv: EncodedQueryFlags) -> list[int]:
     flags = _plain(tlv.encoding_type, tlv.encoded_query_flags)
     if not flags.translate(None, _SINGLE_BYTES):
         return list(flags)
-    return Repeated(BIG_SIZE).read(Reader(flags[:_MAX_WIDE_FLAGS]))
+    if len(flags) > _MAX_WIDE_FLAGS:
+        raise malformed("flags of more than a byte", bolt=_BOLT, action=Action.WARN)
+    return Repeated(BIG_SIZE).read(Reader(flags))
 
 
 def encode_query_flags(flags: Iterable[int]) -> EncodedQueryFlags:
@@ -184,10 +191,9 @@ def _inflated(data: bytes) -> bytes:
     return found
 
 
-def _array(encoding: int, data: bytes, item: Struct) -> list[tuple[int, ...]]:
+def _array(encoding: int, data: bytes, size: int, codes: str) -> tuple[int, ...]:
+    """Read all numbers at once: one by one, those of a full message would take milliseconds."""
     data = _plain(encoding, data)
-    if len(data) % item.size:
-        raise malformed(
-            f"{len(data)} bytes are no array of {item.size}", bolt=_BOLT, action=Action.WARN
-        )
-    return list(item.iter_unpack(data))
+    if len(data) % size:
+        raise malformed(f"{len(data)} bytes are no array of {size}", bolt=_BOLT, action=Action.WARN)
+    return unpack(f">{len(data) // size * len(codes)}{codes[0]}", data)
