@@ -72,7 +72,7 @@ def _collect_rarely() -> None:
     time of a process that reads gossip goes into looking at them again.
     """
     gc.freeze()
-    gc.set_threshold(10_000, 20, 20)
+    gc.set_threshold(10_000, 5, 100)
 
 
 async def until_stopped(start: Coroutine[Any, Any, None], stopping: asyncio.Event) -> None:
