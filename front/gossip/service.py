@@ -192,7 +192,8 @@ class Gossip:
         elapsed_s, self._ticked = now - self._ticked, now
         for link, reader in tuple(self._busy.items()):
             reader.outbox.check(now, elapsed_s)
-            self._flow(link, reader)
+            if reader.outbox.waits:
+                self._flow(link, reader)
             if reader.outbox.is_idle:
                 self._busy.pop(link, None)
 
