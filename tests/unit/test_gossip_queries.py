@@ -169,6 +169,20 @@ def test_an_answer_says_what_came_and_not_what_went_while_it_was_read(monkeypatc
     assert all(before[1] == after[0] for before, after in pairwise(ends))
 
 
+def test_a_channel_that_came_just_behind_those_already_said_is_in_the_next_reply(
+    monkeypatch,
+) -> None:
+    monkeypatch.setattr(queries, "_REPLY_CHANNELS", 1)
+    full = table(channel(SCIDS[0]), channel(SCIDS[2]))
+    message = QueryChannelRange(chain_hash=CHAIN, first_blocknum=0, number_of_blocks=1000)
+    replies = Queries().receive(lambda: full, CHAIN, message)
+    assert replies is not None
+    found = [decode(next(replies))]
+    full.apply(channel(SCIDS[1]))
+    found += map(decode, replies)
+    assert [scid for r in found for scid in decode_short_ids(r.encoded_short_ids)] == SCIDS
+
+
 # --- query_short_channel_ids --------------------------------------------------------------------
 
 

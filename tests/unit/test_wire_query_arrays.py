@@ -46,3 +46,11 @@ def test_compressed_flags_and_timestamps_are_refused() -> None:
 def test_half_a_pair_of_timestamps_is_refused() -> None:
     with pytest.raises(MalformedMessage):
         decode_timestamps(EncodedTimestamps(encoding_type=0, encoded_timestamps=bytes(12)))
+
+
+def test_flags_of_one_byte_each_are_read_however_many_and_longer_ones_only_if_few() -> None:
+    assert decode_query_flags(encode_query_flags([31] * 60_000)) == [31] * 60_000
+    assert decode_query_flags(encode_query_flags([253] * 2_000)) == [253] * 2_000
+    with pytest.raises(MalformedMessage) as caught:
+        decode_query_flags(encode_query_flags([253] * 2_001))
+    assert caught.value.action is Action.WARN
