@@ -10,11 +10,11 @@ from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_v
 from pydantic_settings import SettingsConfigDict
 
 from front.admission import Limits, Network
-from front.gossip.budget import IntakeRules
-from front.gossip.outbox import OutboxRules
-from front.gossip.relay import RelayRules
+from front.gossip.answers.outbox import OutboxRules
+from front.gossip.intake.budget import IntakeRules
+from front.gossip.relay.relay import RelayRules
 from front.gossip.service import GossipRules
-from front.gossip.sync import SyncRules
+from front.gossip.sync.sync import SyncRules
 from front.transport.keepalive import Timing
 from shared.settings import FabricSettings, TextList, host_port
 

@@ -5,6 +5,7 @@ stream GRAPH says goes into the table, and from there to the `Relay`. Nothing is
 """
 
 import asyncio
+import gc
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -14,13 +15,13 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from front.gossip.budget import IntakeRules
-from front.gossip.intake import Intake
-from front.gossip.outbox import Outbox, OutboxRules
-from front.gossip.queries import Queries, is_dump
-from front.gossip.relay import Relay, RelayRules
-from front.gossip.sync import Sync, SyncRules
-from front.gossip.turns import Turns
+from front.gossip.answers.outbox import Outbox, OutboxRules
+from front.gossip.answers.queries import Queries, is_dump
+from front.gossip.answers.turns import Turns
+from front.gossip.intake.budget import IntakeRules
+from front.gossip.intake.intake import Intake
+from front.gossip.relay.relay import Relay, RelayRules
+from front.gossip.sync.sync import Sync, SyncRules
 from shared.errors import Action, PeerError
 from shared.gossip.checksum import checksum
 from shared.gossip.record import Change, ChannelRecord
@@ -317,6 +318,8 @@ class Gossip:
         old, self.table, self._fresh = self.table, self._fresh, None
         self._offers = _only_in(old, self.table)
         log.info("table_loaded", channels=self.table.channels, nodes=self.table.nodes)
+        # What was loaded lives for weeks: no collection is to look through it again.
+        gc.freeze()
         if self._parts is not None:
             self._parts.intake.replaced()
             self._parts.sync.restart()

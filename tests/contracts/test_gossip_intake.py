@@ -8,7 +8,7 @@ import pytest
 from support.gossip_intake import network, scene
 from support.waiting import until
 
-from front.gossip import verification
+from front.gossip.intake import verification
 from shared.fabric import subjects
 from shared.fabric.gossip import Outcome
 from shared.fabric.interface import Received

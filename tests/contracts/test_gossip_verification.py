@@ -12,16 +12,16 @@ import pytest
 from support.gossip_intake import network
 from support.waiting import until
 
-from front.gossip import verification
-from front.gossip.verification import AT_ONCE, Verification
-from front.gossip.worker import HIGH_S, RIGHT, UNCHECKED, WRONG, pack, serve
+from front.gossip.intake import verification
+from front.gossip.intake.verification import AT_ONCE, Verification
+from front.gossip.intake.worker import HIGH_S, RIGHT, UNCHECKED, WRONG, pack, serve
 from shared.gossip.view import channel_view
 
 NETWORK = network(channels=30, nodes=10)
 ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
 FRONT = """
 import asyncio, sys
-from front.gossip.verification import Verification
+from front.gossip.intake.verification import Verification
 
 async def main():
     it = Verification(2, lambda: None)

@@ -6,8 +6,8 @@ from collections import Counter
 from hypothesis import given, settings, strategies as st
 from support.gossip_intake import Scene, network, scene
 
-from front.gossip.budget import IntakeRules
-from front.gossip.submitting import SubmitRules
+from front.gossip.intake.budget import IntakeRules
+from front.gossip.intake.submitting import SubmitRules
 from shared.fabric.gossip import Outcome
 from shared.gossip.table import Table
 from shared.gossip.view import channel_view

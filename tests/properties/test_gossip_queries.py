@@ -8,8 +8,8 @@ from zlib import compress
 from hypothesis import example, given, settings, strategies as st
 from support.gossip_values import CHAIN, channel, gone, node, scid_at, table, update
 
-from front.gossip.queries import Queries
-from front.gossip.ranges import ALL_BLOCKS, RangeReplies
+from front.gossip.answers.queries import Queries
+from front.gossip.sync.ranges import ALL_BLOCKS, RangeReplies
 from shared.errors import PeerError
 from shared.gossip.checksum import checksum
 from shared.gossip.table import Table
@@ -64,7 +64,7 @@ def answer(
 ) -> list[bytes]:
     """Read an answer; ``step`` is done between its messages."""
     found = []
-    with patch("front.gossip.queries._REPLY_CHANNELS", split):
+    with patch("front.gossip.answers.queries._REPLY_CHANNELS", split):
         for raw in Queries().receive(lambda: full, CHAIN, query) or ():
             assert len(raw) <= 65_535
             if raw:

@@ -14,7 +14,7 @@ from support.gossip_links import (
     update_change,
 )
 
-from front.gossip.relay import Relay, RelayRules
+from front.gossip.relay.relay import Relay, RelayRules
 from shared.gossip.record import Kind
 from shared.gossip.table import Table
 from shared.gossip.view import ChannelView, UpdateView, view

@@ -14,7 +14,7 @@ from support.gossip_links import (
     update_change,
 )
 
-from front.gossip.sync import Sync, SyncRules
+from front.gossip.sync.sync import Sync, SyncRules
 from shared.gossip.table import Table
 
 RULES = SyncRules(

@@ -7,10 +7,10 @@ from typing import ClassVar
 
 from support.network import Network, Shape, generate, recently
 
-from front.gossip.budget import IntakeRules
-from front.gossip.intake import Intake
-from front.gossip.verification import Verification
-from front.gossip.worker import HIGH_S, RIGHT, WRONG
+from front.gossip.intake.budget import IntakeRules
+from front.gossip.intake.intake import Intake
+from front.gossip.intake.verification import Verification
+from front.gossip.intake.worker import HIGH_S, RIGHT, WRONG
 from front.metrics import Metrics
 from shared.chain import REGTEST
 from shared.fabric import subjects

@@ -1,4 +1,4 @@
-"""Fills the generated parts of docs/fabric.md and docs/operations.md: ``python -m
+"""Fills the generated parts of docs/fabric.md, gossip.md and operations.md: ``python -m
 tests.support.pages``.
 
 A part stands between ``<!-- generated: NAME -->`` and ``<!-- end -->``.
@@ -16,11 +16,23 @@ from prometheus_client import CollectorRegistry
 from pydantic import BaseModel
 
 from back import fronts, handshakes, peer, switchboard
+from back.graph.service import GraphRules
 from back.metrics import Metrics as BackMetrics
 from front import bridge, process
 from front.keys import remote
 from front.metrics import Metrics as FrontMetrics
-from shared.fabric import client, envelope, numbering, owners, requests, session, ties
+from front.settings import FrontSettings
+from shared.fabric import (
+    client,
+    envelope,
+    gossip,
+    graph,
+    numbering,
+    owners,
+    requests,
+    session,
+    ties,
+)
 from shared.fabric.roles import ROLES, Role, front_alone
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -131,8 +143,9 @@ def models() -> str:
     """Return the fields of every request, reply, heartbeat and control."""
     named: list[type[BaseModel]] = [
         model
-        for name in requests.__all__
-        if inspect.isclass(model := getattr(requests, name)) and issubclass(model, BaseModel)
+        for module in (requests, gossip)
+        for name in module.__all__
+        if inspect.isclass(model := getattr(module, name)) and issubclass(model, BaseModel)
     ]
     controls: list[type[BaseModel]] = list(get_args(envelope.Control))
     return "\n\n".join(_model(model) for model in (*controls, *named))
@@ -199,6 +212,135 @@ def reasons() -> str:
     return table(("reason", ""), ((f"`{reason.value}`", text) for reason, text in pairs))
 
 
+# --- gossip ---------------------------------------------------------------------------------------
+
+
+def gossip_limits() -> str:
+    """Return the limits of gossip, from the settings and rules that the code uses."""
+    return table(("what", "value", "side"), (*_front_limits(), *_back_limits()))
+
+
+def _front_limits() -> Iterable[tuple[str, str, str]]:
+    rules = FrontSettings.model_construct().gossip
+    intake, submit, outbox, sync, relay = (
+        rules.intake,
+        rules.intake.submit,
+        rules.outbox,
+        rules.sync,
+        rules.relay,
+    )
+    rows = (
+        (
+            "signatures of one peer that are checked",
+            f"{intake.peer_signatures_per_s:,.0f} a second, {intake.peer_signature_burst:,.0f} "
+            "at once",
+        ),
+        (
+            "of all peers",
+            f"{intake.signatures_per_s:,.0f} a second, {intake.signature_burst:,.0f} at once",
+        ),
+        (
+            "undecided announcements of one peer",
+            f"{intake.peer_items:,}, and twice what is left of all",
+        ),
+        ("of all peers", f"{intake.items:,} and {intake.size >> 20} MiB"),
+        (
+            "of those, held because nobody has announced their channel",
+            f"{intake.peer_held:,} of one peer, {intake.held:,} of all, for {intake.hold_s:g} s",
+        ),
+        (
+            "submitted and without a verdict",
+            f"{submit.in_flight:,} of a kind, {submit.size >> 11:,} KiB",
+        ),
+        (
+            "submitted again",
+            f"after {submit.retry_s:g} s, then later each time, every {submit.retry_at_most_s:g} s "
+            f"at the latest; after `later` every {submit.later_at_most_s:g} s",
+        ),
+        (
+            "updates of one direction, or announcements of one node, that are submitted",
+            f"{intake.replaced_burst} at once, then the newest every {intake.replaced_every_s:g} s",
+        ),
+        (
+            "channels that the chain does not have: their peer is muted beyond",
+            f"{intake.refused_burst:,.0f} at once, then {intake.refused_per_s:g} a second",
+        ),
+        (
+            "wrong signatures until a peer with channels is muted",
+            f"{intake.invalid_until_muted}",
+        ),
+        ("a muted peer's gossip is ignored for", f"{intake.mute_s:g} s"),
+        (
+            "what was refused is remembered for",
+            f"{intake.memory_s:g} s or more, {intake.memory:,} announcements at most",
+        ),
+        (
+            "bytes on a peer's socket, unsent, above which gossip waits",
+            f"{outbox.low_water >> 10} KiB",
+        ),
+        (
+            "answers to the queries of one peer",
+            f"{outbox.bytes_per_s:,.0f} bytes a second, {outbox.burst:,.0f} at once",
+        ),
+        ("queries of one peer that wait", f"{outbox.answers}; a further one costs a `warning`"),
+        (
+            "a peer that waits for answers and reads nothing goes after",
+            f"{outbox.read_within_s:g} s",
+        ),
+        (
+            "a peer is told what is new",
+            f"every {relay.interval_s:g} s, of our own after {relay.own_interval_s:g} s",
+        ),
+        (
+            "changes that a slow peer may be behind before it misses some",
+            f"{relay.max_changes:,}",
+        ),
+        ("peers that push news to us", f"{sync.peers}"),
+        (
+            "the table is compared with a peer's",
+            f"with {sync.first_rounds} at the start, {sync.round_s:g} s apart; then every "
+            f"{sync.resync_s:g} s",
+        ),
+        ("channels in one query of ours", f"{sync.chunk}"),
+        ("channels that one peer may name", f"{sync.max_ids:,}"),
+        (
+            "a peer that was asked is replaced after",
+            f"{sync.silent_s:g} s of silence, {sync.answer_s:g} s in all",
+        ),
+    )
+    return ((*row, "front") for row in rows)
+
+
+def _back_limits() -> Iterable[tuple[str, str, str]]:
+    rules = GraphRules()
+    judge = rules.judge
+    rows = (
+        (
+            "undecided announcements of one front",
+            f"{judge.budget.items:,} and {judge.budget.size >> 20} MiB, of {judge.budget.fronts} "
+            "names at once",
+        ),
+        (
+            "one submission",
+            f"{gossip.MAX_ITEMS} announcements, {gossip.MAX_BYTES >> 10} KiB",
+        ),
+        ("blocks in one look-up of funding outputs", f"{judge.blocks}"),
+        (
+            "blocks fetched at once, kept",
+            f"{rules.funding.parallel_blocks}, {rules.funding.cached_blocks:,}",
+        ),
+        (
+            "missed blocks from which all outputs are asked for instead",
+            f"{rules.spends.far_blocks}",
+        ),
+        ("nothing is pruned after a start for", f"{rules.prune_after_s:g} s"),
+        ("values of GRAPH", f"{graph.MAX_VALUES:,} and {graph.MAX_BYTES >> 20} MiB"),
+        ("a mark that something is gone stays", f"{graph.TOMBSTONE_S:,} s"),
+        ("followers of GRAPH", f"{graph.MAX_CONSUMERS:,}"),
+    )
+    return ((*row, "back") for row in rows)
+
+
 # --- operations -----------------------------------------------------------------------------------
 
 
@@ -227,10 +369,11 @@ PARTS: dict[str, Callable[[], str]] = {
     "timers": timers,
     "models": models,
     "reasons": reasons,
+    "gossip-limits": gossip_limits,
     "metrics-back": metrics_of_the_back,
     "metrics-front": metrics_of_a_front,
 }
-PAGES = (DOCS / "fabric.md", DOCS / "operations.md")
+PAGES = (DOCS / "fabric.md", DOCS / "gossip.md", DOCS / "operations.md")
 
 if __name__ == "__main__":
     for written in PAGES:

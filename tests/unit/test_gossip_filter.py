@@ -2,7 +2,7 @@
 
 import pytest
 
-from front.gossip.filter import TimestampFilter
+from front.gossip.answers.filter import TimestampFilter
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from support.gossip_intake import change_of, network, scene
 from support.network_signing import seeded
 from support.waiting import until
 
-from front.gossip.slices import SLICE, Slices
+from front.gossip.intake.slices import SLICE, Slices
 from shared.fabric.gossip import Outcome
 from shared.gossip.record import Change, Kind
 from shared.gossip.table import Table

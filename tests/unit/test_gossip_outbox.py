@@ -6,7 +6,7 @@ from itertools import count, repeat
 import pytest
 from support.gossip_values import Reading
 
-from front.gossip.outbox import Outbox, OutboxRules
+from front.gossip.answers.outbox import Outbox, OutboxRules
 from shared.errors import Action, ProtocolViolation
 
 KB = 1 << 10

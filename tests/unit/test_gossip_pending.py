@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 from support.gossip_intake import Link
 
-from front.gossip.budget import Account, Budget, IntakeRules
-from front.gossip.pending import TURN, FairQueue, Holds, Item, Memory
+from front.gossip.intake.budget import Account, Budget, IntakeRules
+from front.gossip.intake.pending import TURN, FairQueue, Holds, Item, Memory
 
 RULES = IntakeRules()
 

@@ -7,9 +7,9 @@ import pytest
 from support.gossip_links import node_id
 from support.gossip_values import CHAIN, channel, gone, node, scid_at, table, update
 
-from front.gossip import queries
-from front.gossip.filter import TimestampFilter
-from front.gossip.queries import Queries, is_dump
+from front.gossip.answers import queries
+from front.gossip.answers.filter import TimestampFilter
+from front.gossip.answers.queries import Queries, is_dump
 from shared.errors import Action, MalformedMessage, ProtocolViolation
 from shared.gossip.checksum import checksum
 from shared.gossip.table import Table

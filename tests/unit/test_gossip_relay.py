@@ -13,8 +13,8 @@ from support.gossip_links import (
     update_change,
 )
 
-from front.gossip.relay import Relay, RelayRules
-from front.gossip.ring import Changed, Ring
+from front.gossip.relay.relay import Relay, RelayRules
+from front.gossip.relay.ring import Changed, Ring
 from shared.gossip.record import Change, Kind
 from shared.gossip.table import Table
 

@@ -8,9 +8,9 @@ from zlib import compress
 from support.gossip_values import CHAIN, Reading, channel, scid_at, update
 from support.waiting import until
 
-from front.gossip.outbox import OutboxRules
+from front.gossip.answers.outbox import OutboxRules
 from front.gossip.service import Gossip, GossipRules
-from front.gossip.sync import SyncRules
+from front.gossip.sync.sync import SyncRules
 from front.metrics import Metrics
 from shared.fabric.memory import MemoryBroker, MemoryFabric
 from shared.gossip.record import Change

@@ -5,9 +5,9 @@ from itertools import pairwise
 
 from support.gossip_intake import Link
 
-from front.gossip.budget import Account, IntakeRules
-from front.gossip.pending import Item
-from front.gossip.submitting import SubmitRules, Submitting
+from front.gossip.intake.budget import Account, IntakeRules
+from front.gossip.intake.pending import Item
+from front.gossip.intake.submitting import SubmitRules, Submitting
 from shared.fabric.gossip import MAX_BYTES, MAX_ITEMS, decode_submission
 
 RULES = SubmitRules(in_flight=250)

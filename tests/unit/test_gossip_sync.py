@@ -17,8 +17,8 @@ from support.gossip_links import (
     update_change,
 )
 
-from front.gossip.bench import Bench, Futile
-from front.gossip.sync import State, Sync, SyncRules
+from front.gossip.sync.bench import Bench, Futile
+from front.gossip.sync.sync import State, Sync, SyncRules
 from shared.errors import Action, MalformedMessage, ProtocolViolation
 from shared.gossip.rules import STALE_S
 from shared.gossip.table import Table

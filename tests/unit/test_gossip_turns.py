@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from support.waiting import until
 
-from front.gossip.turns import Turns
+from front.gossip.answers.turns import Turns
 
 
 def worker(name: str, pieces: int, done: list[str]) -> Callable[[], bool]:

@@ -7,7 +7,7 @@ import structlog
 from shared.gossip.view import CHANNEL_UPDATE, direction_of, message_type
 
 if TYPE_CHECKING:
-    from front.gossip.budget import Account, IntakeRules
+    from front.gossip.intake.budget import Account, IntakeRules
 
 __all__ = ["Offences"]
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
-    from front.gossip.budget import Account
+    from front.gossip.intake.budget import Account
 
 __all__ = ["FairQueue", "Holds", "Item", "Memory"]
 

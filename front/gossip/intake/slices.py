@@ -9,7 +9,7 @@ import structlog
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from front.gossip.pending import Item
+    from front.gossip.intake.pending import Item
 
 __all__ = ["Slices"]
 

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from front.gossip.pending import Item, Memory
+from front.gossip.intake.pending import Item, Memory
 from shared.gossip.view import (
     CHANNEL_UPDATE,
     direction_of,
@@ -12,7 +12,7 @@ from shared.gossip.view import (
 )
 
 if TYPE_CHECKING:
-    from front.gossip.budget import IntakeRules
+    from front.gossip.intake.budget import IntakeRules
 
 __all__ = ["Pace"]
 

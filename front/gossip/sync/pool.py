@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from front.gossip.bench import Bench, remember
+from front.gossip.sync.bench import Bench, remember
 
 if TYPE_CHECKING:
     from front.gossip.link import Link
-    from front.gossip.ranges import RangeReplies
-    from front.gossip.syncing import Chooser, SyncRules
-    from front.gossip.wanted import Chunk
+    from front.gossip.sync.ranges import RangeReplies
+    from front.gossip.sync.syncing import Chooser, SyncRules
+    from front.gossip.sync.wanted import Chunk
 
 __all__ = ["Pool", "SyncPeer"]
 

@@ -5,7 +5,7 @@ announcements and no list of them, only where it is, so what comes meanwhile is 
 that is replaced is let go. Each step takes about a millisecond at most. After every so many
 channels that were looked at an answer yields an empty message, so that whoever runs it can do
 something else meanwhile, and count it. How fast it is read, and how many may be under way, is
-decided where it is read (`front.gossip.outbox`).
+decided where it is read (`front.gossip.answers.outbox`).
 """
 
 from array import array
@@ -14,7 +14,7 @@ from operator import lt
 from struct import Struct
 from typing import TypeAlias
 
-from front.gossip.filter import TimestampFilter
+from front.gossip.answers.filter import TimestampFilter
 from shared.errors import Action, ProtocolViolation
 from shared.gossip.table import Entry, Table
 from shared.gossip.view import node_timestamp

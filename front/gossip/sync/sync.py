@@ -13,11 +13,11 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, NoReturn
 
-from front.gossip.bench import Futile, remember
-from front.gossip.pool import Pool, SyncPeer
-from front.gossip.ranges import ALL_BLOCKS, RangeReplies
-from front.gossip.syncing import Ask, Chooser, Counts, State, SyncRules
-from front.gossip.wanted import Chunk, Comparison
+from front.gossip.sync.bench import Futile, remember
+from front.gossip.sync.pool import Pool, SyncPeer
+from front.gossip.sync.ranges import ALL_BLOCKS, RangeReplies
+from front.gossip.sync.syncing import Ask, Chooser, Counts, State, SyncRules
+from front.gossip.sync.wanted import Chunk, Comparison
 from shared.errors import Action, PeerError, ProtocolViolation
 from shared.gossip.checksum import checksum
 from shared.wire import (

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import structlog
 
-from front.gossip.worker import UNCHECKED, Item, pack
+from front.gossip.intake.worker import UNCHECKED, Item, pack
 
 __all__ = ["Verification", "Verifier"]
 
@@ -20,7 +20,7 @@ AT_ONCE = 2
 RESTART_S = 0.5
 DEATHS = 3
 """So many workers may die of one batch; then it goes unchecked."""
-PROGRAM = "front.gossip.worker"
+PROGRAM = "front.gossip.intake.worker"
 
 log = structlog.get_logger()
 

@@ -4,11 +4,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from front.admission import TokenBucket
-from front.gossip.submitting import SubmitRules
+from front.gossip.intake.submitting import SubmitRules
 
 if TYPE_CHECKING:
+    from front.gossip.intake.pending import Item
     from front.gossip.link import Link
-    from front.gossip.pending import Item
 
 __all__ = ["Account", "Budget", "IntakeRules"]
 

@@ -19,15 +19,15 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from front.gossip.budget import Account, Budget, IntakeRules
-from front.gossip.offences import Offences
-from front.gossip.pace import Pace
-from front.gossip.pending import FairQueue, Holds, Item, Memory
-from front.gossip.placing import compare, signer
-from front.gossip.slices import Slices
-from front.gossip.submitting import Submitting
-from front.gossip.verification import Verification, Verifier
-from front.gossip.worker import HIGH_S, RIGHT, WRONG
+from front.gossip.intake.budget import Account, Budget, IntakeRules
+from front.gossip.intake.offences import Offences
+from front.gossip.intake.pace import Pace
+from front.gossip.intake.pending import FairQueue, Holds, Item, Memory
+from front.gossip.intake.placing import compare, signer
+from front.gossip.intake.slices import Slices
+from front.gossip.intake.submitting import Submitting
+from front.gossip.intake.verification import Verification, Verifier
+from front.gossip.intake.worker import HIGH_S, RIGHT, WRONG
 from shared.errors import FabricError
 from shared.fabric import subjects
 from shared.fabric.gossip import Outcome, Verdicts

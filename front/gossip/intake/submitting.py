@@ -12,13 +12,13 @@ from heapq import heappop, heappush
 from itertools import count
 from typing import TYPE_CHECKING
 
-from front.gossip.pending import FairQueue, Item
+from front.gossip.intake.pending import FairQueue, Item
 from shared.fabric import subjects
 from shared.fabric.gossip import MAX_BYTES, MAX_ITEMS, encode_submission
 from shared.gossip.view import CHANNEL_ANNOUNCEMENT, CHANNEL_UPDATE, NODE_ANNOUNCEMENT
 
 if TYPE_CHECKING:
-    from front.gossip.budget import Account
+    from front.gossip.intake.budget import Account
 
 __all__ = ["SubmitRules", "Submitting"]
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from front.gossip.ranges import Rows
+from front.gossip.sync.ranges import Rows
 from shared.gossip.rules import FUTURE_S, STALE_S
 from shared.gossip.table import Entry, Table
 from shared.gossip.view import update_timestamp

@@ -18,9 +18,9 @@ from itertools import count
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 from weakref import ref
 
-from front.gossip.bench import remember
-from front.gossip.own import Own
-from front.gossip.ring import Changed, Ring
+from front.gossip.relay.own import Own
+from front.gossip.relay.ring import Changed, Ring
+from front.gossip.sync.bench import remember
 from shared.gossip.record import Change, Kind
 from shared.gossip.view import node_timestamp, update_timestamp
 

@@ -1,0 +1,1 @@
+"""What peers ask for, and how it is sent: queries, filters, a little at a time."""

@@ -1,0 +1,1 @@
+"""What peers are told of what is new: staggered, filtered, never back to its senders."""

@@ -1,0 +1,1 @@
+"""What this front asks of peers, so that its table lacks nothing."""
