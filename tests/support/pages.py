@@ -241,7 +241,7 @@ def _front_limits() -> Iterable[tuple[str, str, str]]:
         ),
         (
             "undecided announcements of one peer",
-            f"{intake.peer_items:,}, and twice what is left of all",
+            f"{intake.peer_items:,}, and no more than twice what is left of all",
         ),
         ("of all peers", f"{intake.items:,} and {intake.size >> 20} MiB"),
         (
