@@ -153,10 +153,10 @@ class Gossip:
             Relay(node_id, chain_hash, lambda: self.table, rules.relay),
         )
         parts.intake.on_missing = parts.sync.missing
-        await parts.intake.start()
         self._parts = parts
         for link in self._readers:
             self._introduce(parts, link)
+        await parts.intake.start()
         self._tasks.spawn(self._run(parts), "gossip")
 
     async def stop(self) -> None:
