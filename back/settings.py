@@ -69,7 +69,7 @@ class BackSettings(FabricSettings):
 
     graph_trust_fronts: bool = False
     """Believe that fronts have checked the signatures of gossip: saves the back their cost, but a
-    stolen front could rewrite the routing table."""
+    stolen front could forge what other nodes say of themselves and of their channels."""
 
     fee_base_msat: Annotated[int, Field(ge=0, lt=1 << 32)] = 1_000
     """What we announce to take for every HTLC that we forward."""

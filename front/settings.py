@@ -101,7 +101,7 @@ class FrontSettings(FabricSettings):
     gossip_flush_s: Annotated[float, Field(gt=0)] = 60.0
     """How often each peer is told what is new (BOLT 7's staggered broadcast)."""
     gossip_sync_peers: Annotated[int, Field(ge=0)] = 3
-    """Peers that this front asks for the network's announcements."""
+    """Peers that this front asks for the network's announcements; 0: what others hear is enough."""
     gossip_query_timeout_s: Annotated[float, Field(gt=0)] = 30.0
     """Silence after a query until another peer is asked."""
     gossip_resync_s: Annotated[float, Field(gt=0)] = 3600.0
