@@ -225,7 +225,8 @@ def _host_names(addresses: bytes) -> int:
 def judge_channel(seen: ChannelView, funds: Funds) -> Decision:
     """Decide on a channel that `first_look` left pending, by what the chain says."""
     if isinstance(funds, Absent):
-        return _refused(funds.value)
+        is_pruned = funds is Absent.PRUNED
+        return Decision(Outcome.UNVERIFIABLE if is_pruned else Outcome.REFUSED, funds.value)
     if funds.script_pubkey != funding_script_pubkey(seen.bitcoin_key_1, seen.bitcoin_key_2):
         return _refused("the funding output is not of the two bitcoin keys")
     return ACCEPTED

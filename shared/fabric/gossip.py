@@ -105,6 +105,8 @@ class Outcome(StrEnum):
     """GRAPH has it, or something newer."""
     REFUSED = "refused"
     """It is not for the table now; not the sender's fault."""
+    UNVERIFIABLE = "unverifiable"
+    """The chain that the back sees is pruned: nobody can say whether there is such a channel."""
     INVALID = "invalid"
     """A signature is wrong: that counts against its sender."""
     LATER = "later"

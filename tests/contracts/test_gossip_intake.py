@@ -248,6 +248,20 @@ async def test_verdicts_that_make_no_sense_change_nothing(payload):
         assert it.metrics.registry.get_sample_value("squall_front_fabric_errors_total") == 1
 
 
+async def test_what_a_pruned_chain_cannot_show_counts_against_nobody():
+    async with scene(refused_burst=3, refused_per_s=0.001) as it:
+        it.judge = lambda raw: Outcome.UNVERIFIABLE
+        peer = it.peer(1)
+        for raw in CHANNELS[:6]:
+            it.intake.receive(peer, raw)
+        await settled(it)
+        assert it.counted("unverifiable") == 6
+        it.intake.receive(peer, CHANNELS[0])
+        assert it.counted("muted") == 0
+        assert it.counted("duplicate") == 1
+        assert it.intake.pending == 0
+
+
 async def test_a_peer_that_announces_what_the_chain_does_not_have_is_not_listened_to_for_a_while():
     async with scene(refused_burst=3, refused_per_s=0.001) as it:
         it.judge = lambda raw: Outcome.REFUSED

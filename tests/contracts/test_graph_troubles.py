@@ -25,6 +25,7 @@ from shared.gossip.record import Change, ChannelRecord, Kind, change_payload, ch
 from shared.gossip.rules import STALE_S
 
 ACCEPTED, REFUSED, LATER = Outcome.ACCEPTED, Outcome.REFUSED, Outcome.LATER
+UNVERIFIABLE = Outcome.UNVERIFIABLE
 SHAPE = Shape(channels=4, nodes=3, transactions=2, transactions_per_block=1)
 
 
@@ -124,7 +125,7 @@ async def test_a_pruned_bitcoind_lets_no_old_channel_in_and_keeps_those_that_are
             await scene.start()
             await scene.synced()
             assert scene.spent_height(first) == 0, "outputs are asked for without their blocks"
-            assert await scene.front.submit(network.channels[last]) == [REFUSED]
+            assert await scene.front.submit(network.channels[last]) == [UNVERIFIABLE]
             assert "does not have that block" in scene.front.told[2][1]
             assert scene.graph.lookup.pruned == 1
             scene.graph.spends.outputs.doubtful.add(first)

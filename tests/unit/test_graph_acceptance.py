@@ -164,8 +164,10 @@ def test_the_output_decides_on_a_channel() -> None:
     assert judge_channel(seen, right) is ACCEPTED
     wrong = right._replace(script_pubkey=output.script_pubkey[:-1] + b"\x00")
     assert judge_channel(seen, wrong).outcome is Outcome.REFUSED
-    for absent in Absent:
+    for absent in set(Absent) - {Absent.PRUNED}:
         assert judge_channel(seen, absent) == Decision(Outcome.REFUSED, absent.value)
+    pruned = Decision(Outcome.UNVERIFIABLE, Absent.PRUNED.value)
+    assert judge_channel(seen, Absent.PRUNED) == pruned
 
 
 def test_the_order_of_the_bitcoin_keys_does_not_matter() -> None:

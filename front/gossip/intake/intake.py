@@ -62,6 +62,7 @@ _HASHED = 12
 _ROUNDS = 16
 """Batches taken from the queue in one turn of the event loop."""
 _ACCEPTED, _KNOWN, _REFUSED, _INVALID = "accepted", "known", "refused", "invalid"
+_UNVERIFIABLE = "unverifiable"
 
 log = structlog.get_logger()
 
@@ -416,9 +417,9 @@ class Intake:
         if how == _INVALID:
             for account in tuple(item.senders):
                 self._invalid(account, item.raw, now)
-        elif how == _REFUSED and item.type == CHANNEL_ANNOUNCEMENT and isinstance(item.key, int):
+        elif how in _DECLINED and item.type == CHANNEL_ANNOUNCEMENT and isinstance(item.key, int):
             self._refused_channels.put(item.key, True, now)
-            for account in tuple(item.senders):
+            for account in tuple(item.senders if how == _REFUSED else ()):
                 if self._offences.refused(account, now):
                     self._disown(account)
 
@@ -479,11 +480,13 @@ class Intake:
 
 
 _IN_TABLE = frozenset({_KNOWN, _ACCEPTED})
-_REMEMBERED = frozenset({_REFUSED, _INVALID, "too_often", "malleated"})
+_DECLINED = frozenset({_REFUSED, _UNVERIFIABLE})
+_REMEMBERED = frozenset({*_DECLINED, _INVALID, "too_often", "malleated"})
 _ENDS = {
     Outcome.ACCEPTED: _ACCEPTED,
     Outcome.KNOWN: _KNOWN,
     Outcome.REFUSED: _REFUSED,
+    Outcome.UNVERIFIABLE: _UNVERIFIABLE,
     Outcome.INVALID: _INVALID,
     Outcome.LATER: "given_up",
 }
