@@ -49,6 +49,9 @@ if TYPE_CHECKING:
 __all__ = ["Gossip", "GossipRules"]
 
 TICK_S = 0.1
+BUSY = 1_000
+"""Announcements in work from which on nothing is asked for."""
+BUSY_PATIENCE_S = 30.0
 OFFERS_PER_TICK = 500
 """How much of a table whose stream is gone is offered at once."""
 
@@ -113,6 +116,7 @@ class Gossip:
         self._busy: dict[Link, _Reader] = {}
         """Those who wait for something, or have used some of their budget."""
         self._ticked = 0.0
+        self._busy_since = 0.0
         self._bytes_in = 0
         self._parts: _Parts | None = None
         self._tasks = Tasks()
@@ -182,12 +186,22 @@ class Gossip:
                 self._busy[link] = reader
                 reader.outbox.tell(messages)
                 self._flow(link, reader)
-        parts.sync.is_held = parts.intake.is_crowded
+        parts.sync.is_held = parts.intake.is_crowded or self._is_busy(parts.intake, now)
         for ask in parts.sync.due(now, int(time.time())):
             ask.link.send(encode(ask.message))
         self._offer(parts.intake)
         self._go_on_writing(now)
         self._measure(parts)
+
+    def _is_busy(self, intake: Intake, now: float) -> bool:
+        """Whether so much is in work that peers would be asked for what they have sent already.
+
+        Not for long: whoever keeps us busy must not keep us from asking others.
+        """
+        if intake.in_work < BUSY:
+            self._busy_since = now
+            return False
+        return now - self._busy_since < BUSY_PATIENCE_S
 
     def _go_on_writing(self, now: float) -> None:
         elapsed_s, self._ticked = now - self._ticked, now

@@ -10,7 +10,7 @@ from struct import Struct
 
 from shared.gossip.checksum import checksum
 from shared.gossip.record import Change, ChannelRecord, Kind
-from shared.gossip.view import channel_view, node_timestamp, update_timestamp
+from shared.gossip.view import channel_view, node_timestamp, timestamp_bytes, update_timestamp
 
 __all__ = ["Entry", "Table"]
 
@@ -30,19 +30,17 @@ class Entry:
         capacity_sat: of the funding output.
         spent_height: of the block that spent it; 0 while it is unspent.
         funding_txid: internal byte order.
-        updates: raw `channel_update` of each direction, None where there is none.
-        timestamps: of both updates, two u32 as peers compare them; 0 where there is none.
-        checksums: of both updates, the same way.
+        checksums: of both updates, two u32 as peers compare them; 0 where there is none.
     """
 
     __slots__ = (
+        "_back",
+        "_there",
         "announcement",
         "capacity_sat",
         "checksums",
         "funding_txid",
         "spent_height",
-        "timestamps",
-        "updates",
     )
 
     def __init__(self, record: ChannelRecord) -> None:
@@ -50,20 +48,33 @@ class Entry:
         self.capacity_sat = record.capacity_sat
         self.spent_height = record.spent_height
         self.funding_txid = record.funding_txid
-        self.updates: tuple[bytes | None, bytes | None] = (None, None)
-        self.timestamps = self.checksums = _NO_UPDATES
+        self._there: bytes | None = None
+        self._back: bytes | None = None
+        self.checksums = _NO_UPDATES
 
     def put(self, direction: int, raw: bytes | None) -> None:
         """Take the update of a direction, or that there is none any more."""
-        stamp, crc = (0, 0) if raw is None else (update_timestamp(raw), checksum(raw))
+        crc = _U32.pack(0 if raw is None else checksum(raw))
         if direction == 0:
-            self.updates = raw, self.updates[1]
-            self.timestamps = _U32.pack(stamp) + self.timestamps[4:]
-            self.checksums = _U32.pack(crc) + self.checksums[4:]
+            self._there = raw
+            self.checksums = crc + self.checksums[4:]
         else:
-            self.updates = self.updates[0], raw
-            self.timestamps = self.timestamps[:4] + _U32.pack(stamp)
-            self.checksums = self.checksums[:4] + _U32.pack(crc)
+            self._back = raw
+            self.checksums = self.checksums[:4] + crc
+
+    def put_all(self, other: "Entry") -> None:
+        """Take the updates of another."""
+        self._there, self._back, self.checksums = other._there, other._back, other.checksums  # noqa: SLF001
+
+    @property
+    def updates(self) -> tuple[bytes | None, bytes | None]:
+        """Raw `channel_update` of each direction, None where there is none."""
+        return self._there, self._back
+
+    @property
+    def timestamps(self) -> bytes:
+        """Of both updates, two u32 as peers compare them; 0 where there is none."""
+        return timestamp_bytes(self._there) + timestamp_bytes(self._back)
 
     @property
     def record(self) -> ChannelRecord:
@@ -195,8 +206,7 @@ class Table:
                 return False
             self._uncount(entry)
             fresh = Entry(record)
-            fresh.updates = entry.updates
-            fresh.timestamps, fresh.checksums = entry.timestamps, entry.checksums
+            fresh.put_all(entry)
             self.raw_bytes -= len(entry.announcement)
         else:
             fresh = Entry(record)

@@ -27,6 +27,7 @@ __all__ = [
     "message_type",
     "node_timestamp",
     "node_view",
+    "timestamp_bytes",
     "update_key",
     "update_timestamp",
     "update_view",
@@ -171,6 +172,13 @@ def update_timestamp(raw: bytes) -> int:
     """Return the timestamp of a `channel_update`, and nothing else."""
     timestamp: int = _U32.unpack_from(raw, _UPDATE_TIMESTAMP)[0]
     return timestamp
+
+
+def timestamp_bytes(raw: bytes | None) -> bytes:
+    """Return the timestamp of a `channel_update` as it stands there, zeros if there is none."""
+    if raw is None:
+        return bytes(4)
+    return raw[_UPDATE_TIMESTAMP : _UPDATE_TIMESTAMP + 4]
 
 
 def direction_of(raw: bytes) -> tuple[int, int]:

@@ -130,6 +130,11 @@ class Intake:
         return len(self._pending)
 
     @property
+    def in_work(self) -> int:
+        """Announcements that are being checked or decided: pending, and not held."""
+        return len(self._pending) - len(self._holds)
+
+    @property
     def is_crowded(self) -> bool:
         """Whether nothing should be asked for now."""
         return len(self._pending) > self._rules.items // 2
