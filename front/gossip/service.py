@@ -102,7 +102,7 @@ class Gossip:
     """
 
     def __init__(self, fabric: "Fabric", name: str, rules: GossipRules, metrics: "Metrics") -> None:
-        self.table = Table()
+        self.table = Table(is_complete=False)
         self.on_node_self: Callable[[bytes], None] = lambda payload: None
         self._fabric = fabric
         self._name = name

@@ -93,12 +93,16 @@ class Entry:
 class Table:
     """Channels, their updates, nodes.
 
+    Args:
+        is_complete: whether it will be all that the stream holds before anybody asks.
+
     Attributes:
         updates: how many updates there are.
         raw_bytes: of all announcements.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_complete: bool = True) -> None:
+        self.is_complete = is_complete
         self.updates = 0
         self.raw_bytes = 0
         self._channels: dict[int, Entry] = {}

@@ -204,7 +204,7 @@ def _channels(
             yield from _channel(table, entry, wanted, told)
         if not number % _STEPS:
             yield _PAUSE
-    yield _end(chain_hash, full_information=1)
+    yield _end(chain_hash, full_information=int(table().is_complete))
 
 
 def _channel(table: _Source, entry: Entry, flags: int, told: set[bytes]) -> Iterator[bytes]:
