@@ -7,17 +7,19 @@ Multi-part payments are not supported yet: one HTLC pays all, or fails.
 import hmac
 from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import TypeAlias
 
-from back.channel.events import FailHtlc, FailMalformedHtlc, FulfillHtlc
 from back.channel.model import Htlc
-from shared.crypto.failures import (
-    BADONION,
-    INVALID_ONION_BLINDING,
-    encode_failure,
+from back.payment.decision import (
+    Decision,
+    Fail,
+    Fulfil,
+    Malformed,
+    settlement,
+    unreadable,
 )
+from shared.crypto.failures import INVALID_ONION_BLINDING, encode_failure
 from shared.crypto.payload import Payload, decode_payload
-from shared.crypto.sphinx import Peeled, create_error
+from shared.crypto.sphinx import Peeled
 from shared.errors import InvalidOnion
 
 __all__ = [
@@ -41,31 +43,6 @@ MIN_FINAL_CLTV_EXPIRY_DELTA = ACCEPTED_CLTV_EXPIRY_DELTA + 3
 """What our invoices ask for: up to three blocks may come while the HTLC is on its way."""
 
 MAX_OVERPAYMENT = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Fulfil:
-    """The HTLC pays the invoice."""
-
-    payment_preimage: bytes = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Fail:
-    """The HTLC fails with a message that only the payer can read."""
-
-    message: bytes
-    """Failure code and data."""
-
-
-@dataclass(frozen=True, slots=True)
-class Malformed:
-    """The onion cannot be read; told in the open."""
-
-    code: int
-
-
-Decision: TypeAlias = Fulfil | Fail | Malformed
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,13 +75,6 @@ class Standing:
     expires_at: int
     is_paid: bool = False
     paid_by: frozenset[tuple[int, int]] = frozenset()
-
-
-def unreadable(error: InvalidOnion) -> Decision:
-    """Answer an onion that could not be peeled."""
-    if error.code & BADONION:
-        return Malformed(error.code)
-    return Fail(encode_failure("invalid_onion_payload", type=0, offset=0))
 
 
 def decide(
@@ -185,23 +155,3 @@ def _tampering_failure(htlc: Htlc, payload: Payload) -> bytes:
     if htlc.amount_msat < (payload.amt_to_forward or 0):
         return encode_failure("final_incorrect_htlc_amount", incoming_htlc_amt=htlc.amount_msat)
     return b""
-
-
-def settlement(
-    htlc: Htlc, decision: Decision, shared_secret: bytes
-) -> FulfillHtlc | FailHtlc | FailMalformedHtlc:
-    """Return the event that carries a decision out.
-
-    Args:
-        htlc: what was decided on.
-        decision: how.
-        shared_secret: of our layer; not looked at for Fulfil and Malformed.
-    """
-    match decision:
-        case Fulfil(payment_preimage=preimage):
-            return FulfillHtlc(htlc.id, preimage)
-        case Fail(message=message):
-            return FailHtlc(htlc.id, create_error(shared_secret, message))
-        case Malformed(code=code):
-            digest = sha256(htlc.onion_routing_packet).digest()
-            return FailMalformedHtlc(htlc.id, digest, code)

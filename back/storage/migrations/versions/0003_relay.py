@@ -1,0 +1,10 @@
+"""The ledger of forwarded HTLCs."""
+
+revision = "0003"
+down_revision = "0002"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Make their tables."""

@@ -1,0 +1,10 @@
+"""What is received in several parts."""
+
+revision = "0005"
+down_revision = "0004"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Make their tables."""

@@ -1,0 +1,10 @@
+"""Relay fees of peers and channels."""
+
+revision = "0006"
+down_revision = "0005"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Make their tables."""
