@@ -32,6 +32,7 @@ __all__ = [
     "blocks",
     "channel_states",
     "channels",
+    "forwards",
     "htlcs",
     "invoices",
     "lease",
@@ -348,6 +349,35 @@ attempts = Table(
     Column("failure", Text),
 )
 """Ways on which a payment was tried; ``shared_secrets`` open the error onions that come back."""
+
+# --- forwards -------------------------------------------------------------------------------------
+
+forwards = Table(
+    "forwards",
+    metadata,
+    Column("in_key_index", Int64, primary_key=True, autoincrement=False),
+    Column("in_htlc_id", Int64, primary_key=True, autoincrement=False),
+    Column("out_key_index", Int64, nullable=False),
+    Column("out_htlc_id", Int64, nullable=False),
+    Column("payment_hash", LargeBinary, nullable=False),
+    Column("in_amount_msat", Int64, nullable=False),
+    Column("out_amount_msat", Int64, nullable=False),
+    Column("created_at_ms", Int64, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("preimage", LargeBinary),
+    Column("reason", LargeBinary),
+    Column("failure_code", Integer),
+    Column("completed_at_ms", Int64),
+    Column("is_noted", Boolean, nullable=False),
+)
+"""HTLCs that we forwarded: see :mod:`back.storage.forwards`."""
+Index(
+    "ix_forwards_open",
+    forwards.c.in_key_index,
+    forwards.c.in_htlc_id,
+    sqlite_where=text("NOT is_noted"),
+    postgresql_where=text("NOT is_noted"),
+)
 
 # --- what others are told -------------------------------------------------------------------------
 
