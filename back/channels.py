@@ -96,6 +96,7 @@ class Channels:
     on_news: Callable[[ChannelRunner], None] = _unheard
     """Told of a channel that became ready, was announced, came, went, or entered another phase."""
     runners: dict[bytes, ChannelRunner] = field(default_factory=dict)
+    _by_key: dict[int, ChannelRunner] = field(default_factory=dict)
     height: int = 0
     alarms: int = 0
     """How often money was at risk since the start."""
@@ -134,6 +135,7 @@ class Channels:
         peer = self.peers.get(channel.parameters.node_id)
         runner.session = peer.session
         self.runners[channel.channel_id] = runner
+        self._by_key[channel.parameters.key_index] = runner
         peer.runners[channel.channel_id] = runner
         self._tasks.spawn(runner.run(first), f"channel {channel.channel_id.hex()}")
         return runner
@@ -156,6 +158,7 @@ class Channels:
         for unwatch in self._watches.pop(channel.parameters.key_index, {}).values():
             unwatch()
         self.openings.release(runner)
+        self._by_key.pop(channel.parameters.key_index, None)
         peer = self.peers.get(channel.parameters.node_id)
         for registry in (self.runners, peer.runners):
             if registry.get(channel.channel_id) is runner:
@@ -350,6 +353,10 @@ class Channels:
             runner.session.reset(Reason.CLOSED_BY_OWNER, "the database is away")
 
     # --- look-ups ------------------------------------------------------------------------------
+
+    def by_key_index(self, key_index: int) -> ChannelRunner | None:
+        """Return the channel with these keys, if it is not over."""
+        return self._by_key.get(key_index)
 
     def find(self, identifier: str) -> ChannelRunner:
         """Find a channel by channel_id (hex) or short channel id or alias.

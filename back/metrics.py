@@ -63,6 +63,9 @@ class Metrics:
             ["direction", "outcome"],
             registry=registry,
         )
+        self.forwards = Counter(
+            "squall_forwards", "HTLCs forwarded by outcome", ["outcome"], registry=registry
+        )
         self.handshakes = Gauge(
             "squall_handshakes_answered", "Handshake steps answered", registry=registry
         )
@@ -104,6 +107,10 @@ class Metrics:
     def payment_ended(self, direction: str, outcome: str) -> None:
         """Count a payment, ``sent`` or ``received``, ``ok`` or ``failed``."""
         self.payments.labels(direction, outcome).inc()
+
+    def forward_ended(self, outcome: str) -> None:
+        """Count an HTLC that came in for another: ``fulfilled``, ``failed`` or ``refused``."""
+        self.forwards.labels(outcome).inc()
 
     def committed(self, report: "CommitReport") -> None:
         """Note one transaction; called in the committer's thread."""

@@ -10,6 +10,7 @@ import contextlib
 import resource
 import time
 from dataclasses import dataclass, field
+from math import inf
 from typing import TYPE_CHECKING
 
 import structlog
@@ -22,9 +23,12 @@ from back.channels import Channels
 from back.fronts import Fronts
 from back.gossip import Gossip
 from back.handshakes import HandshakeService
+from back.htlcs import Htlcs
 from back.metrics import Metrics
 from back.payment.service import Payments
 from back.peer import Peers
+from back.relay.service import Relay
+from back.relay.terms import ChannelTerms
 from back.settings import BackSettings
 from back.signer.seed import load_or_create_seed
 from back.signer.signer import Signer
@@ -44,6 +48,7 @@ from shared.tasks import Tasks
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from back.channel.model import Channel
     from back.graph.service import GraphService
     from back.peer import Peer
     from back.runner import ChannelRunner
@@ -74,6 +79,8 @@ INIT_FEATURES = FeatureSet.of(
 """What our `init` offers: each bit has its behaviour (BOLT 9)."""
 
 WATCH_EVERY_S = 0.5
+TIP_PATIENCE_S = 1800.0
+"""So long after bitcoind was last heard nothing is forwarded: an HTLC may be about to expire."""
 ADMIT_PATIENCE_S = 3.0
 """How long a peer waits for the commit that lets it in; its front asks again."""
 
@@ -111,6 +118,7 @@ class Node:
     peers: Peers = field(init=False)
     channels: Channels = field(init=False)
     payments: Payments = field(init=False)
+    relay: Relay = field(init=False)
     gossip: Gossip = field(init=False)
     handshakes: HandshakeService = field(init=False)
     fronts: Fronts = field(default_factory=Fronts)
@@ -119,6 +127,7 @@ class Node:
     _api: ApiServer | None = None
     _metrics_server: MetricsServer | None = None
     _cpu: tuple[float, float] = (0.0, 0.0)
+    _synced_at: float = -inf
     _load: Load = field(default_factory=Load)
     _tasks: Tasks = field(default_factory=Tasks)
 
@@ -206,7 +215,12 @@ class Node:
             self.settings.policy(),
         )
         self.payments = Payments(self.store, self.signer, self.channels, self.settings.network)
-        self.channels.payments = self.payments
+        self.relay = Relay(
+            self.store, self.channels, self.metrics.forward_ended, self._is_tip_safe
+        )
+        self.relay.market.accepted = self._accepted
+        parts = self.payments.receiver, self.payments.sender, self.relay
+        self.channels.payments = Htlcs(self.signer, *parts)
         self.payments.on_outcome = self.metrics.payment_ended
         self.gossip = Gossip(
             self.settings, chain, self.store, self.signer, self.channels.runners, INIT_FEATURES
@@ -221,7 +235,9 @@ class Node:
             self._height_is(known[-1].height)
         # Watches first, blocks after: a start hears of nothing twice and misses nothing.
         await self.payments.start()
+        await self.relay.start()
         await self.channels.restore()
+        self.relay.resume()
         await self._restore_addresses()
         # A bitcoind that is away keeps channels from nothing but opening and closing.
         # One that ends does not: no channel is safe for long without the chain.
@@ -268,7 +284,7 @@ class Node:
         await self._tasks.stop()
         if self._api is not None:
             await self._api.stop()
-        for part in ("peers", "switchboard", "gossip", "channels", "payments"):
+        for part in ("peers", "switchboard", "gossip", "relay", "channels", "payments"):
             if (running := getattr(self, part, None)) is not None:
                 await running.stop()
         if hasattr(self, "switchboard"):
@@ -306,6 +322,26 @@ class Node:
                 self._height_is(height - 1)
             case _:
                 pass
+
+    def _accepted(self, channel: "Channel", unix_s: float) -> "Sequence[ChannelTerms]":
+        """Terms that an HTLC into a channel may meet now."""
+        del unix_s
+        remote = channel.parameters.remote
+        terms = ChannelTerms(
+            fee_base_msat=self.settings.fee_base_msat,
+            fee_proportional_millionths=self.settings.fee_proportional_millionths,
+            cltv_expiry_delta=self.settings.cltv_expiry_delta,
+            htlc_minimum_msat=remote.htlc_minimum_msat if remote is not None else 1,
+            htlc_maximum_msat=channel.parameters.funding_satoshis * 1000,
+        )
+        return (terms,)
+
+    def _is_tip_safe(self) -> bool:
+        """Whether the chain was followed lately enough to promise anything by its height."""
+        now = time.monotonic()
+        if self.chain.is_synced:
+            self._synced_at = now
+        return now - self._synced_at < TIP_PATIENCE_S
 
     def _height_is(self, height: int) -> None:
         self.gossip.block()
@@ -357,6 +393,7 @@ class Node:
             now = time.monotonic()
             stalled_s, before = now - before - WATCH_EVERY_S, now
             self._measure(now)
+            self._is_tip_safe()
             self.channels.end_sessions_that_wait(now)
             self._watch_fronts(now, stalled_s)
 

@@ -9,6 +9,8 @@ Decisions are pure; the services around them only look up, commit and post.
 * :mod:`.hints` ·: route hints for private channels.
 * :mod:`.invoices`, :mod:`.receiver`, :mod:`.sender`, :mod:`.sending`: the services.
 * :mod:`.history`: what became of payments.
-* :mod:`.service`: :class:`~.service.Payments`, all of them behind one door, and the sink of the
-  channels' facts.
+* :mod:`.decision` ·, :mod:`.route` ·: values that others share: how an HTLC ends, and routes.
+* :mod:`.service`: :class:`~.service.Payments`, all of them behind one door.
+
+What channels tell of HTLCs comes in through :mod:`back.htlcs`.
 """

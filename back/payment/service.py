@@ -1,44 +1,30 @@
-"""Payments of the node, both ways: all that channels, the API and the node hold of them."""
+"""Payments of the node, both ways: all that the API and the node hold of them."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-import structlog
-
-from back.channel.effects import (
-    HtlcFailed,
-    HtlcFulfilled,
-    HtlcOffered,
-    HtlcReceived,
-    OfferRefused,
-)
 from back.payment.history import find_payments
 from back.payment.invoices import Invoices
 from back.payment.receiver import Receiver
 from back.payment.sender import Sender
-from back.payment.sending import ORIGIN
 
 if TYPE_CHECKING:
-    from back.channel.model import Channel
-    from back.channels import Channels, PaymentEffect
+    from back.channels import Channels
     from back.runner import ChannelRunner
     from back.signer.signer import Signer
     from back.storage.payments import Attempt, Payment
-    from back.storage.statements import Write
     from back.storage.store import Store
     from shared.chain import Chain
 
 __all__ = ["Outcome", "Payments"]
-
-log = structlog.get_logger()
 
 Outcome = Callable[[str, str], None]
 """Told of each payment that ended: ``sent`` or ``received``, and ``ok``, ``failed``."""
 
 
 class Payments:
-    """Invoices, the receiver and the sender, and the channels' sink of facts about HTLCs.
+    """Invoices, the receiver and the sender: what :class:`back.htlcs.Htlcs` gives its facts to.
 
     Attributes:
         invoices: ours.
@@ -92,46 +78,6 @@ class Payments:
         """
         return await self._store.read(lambda c: find_payments(c, payment_id, payment_hash))
 
-    # --- the channels' facts ----------------------------------------------------------------------
-
-    def writes(self, channel: "Channel", effect: "PaymentEffect") -> "list[Write]":
-        """Rows of a fact, for the commit of the step that holds it."""
-        if not _is_ours(effect):
-            return []
-        match effect:
-            case HtlcOffered():
-                return self.sender.offered(channel, effect)
-            case HtlcFulfilled():
-                return self.sender.fulfilled(effect)
-            case HtlcFailed():
-                return self.sender.failed(effect)
-        return []
-
-    def perform(self, runner: "ChannelRunner", effect: "PaymentEffect") -> None:
-        """The fact is durable: act on it. Never blocks, never raises."""
-        try:
-            self._perform(runner, effect)
-        except Exception:
-            # A bug of ours must not stop the channel; the HTLC is decided at the next start.
-            log.exception("payment_fact_not_handled", effect=type(effect).__name__)
-
-    def _perform(self, runner: "ChannelRunner", effect: "PaymentEffect") -> None:
-        if isinstance(effect, HtlcReceived):
-            self.receiver.received(runner, effect)
-            return
-        if not _is_ours(effect):
-            log.error("htlc_of_unknown_origin", effect=type(effect).__name__)
-            return
-        match effect:
-            case HtlcOffered():
-                self.sender.was_offered(effect)
-            case OfferRefused():
-                self.sender.was_refused(effect)
-            case HtlcFulfilled():
-                self.sender.was_fulfilled(effect)
-            case HtlcFailed():
-                self.sender.was_failed(effect)
-
     # --- what the parts look at -------------------------------------------------------------------
 
     def _height(self) -> int:
@@ -144,10 +90,3 @@ class Payments:
     def _told(self, direction: str, outcome: str) -> None:
         if self.on_outcome is not None:
             self.on_outcome(direction, outcome)
-
-
-def _is_ours(effect: "PaymentEffect") -> bool:
-    if isinstance(effect, HtlcReceived):
-        return True
-    origin = effect.origin if isinstance(effect, OfferRefused) else effect.htlc.origin
-    return (origin or "").startswith(f"{ORIGIN}:")

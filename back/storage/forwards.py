@@ -8,15 +8,14 @@ one is then deleted, a fulfilled one stays for the books.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import NamedTuple
 
 from sqlalchemy import Connection, select
 
+from back.relay.handoff import ForwardId
 from back.storage.statements import Write, delete, insert, update
 from back.storage.tables import channels, forwards
 
 __all__ = [
-    "ForwardId",
     "ForwardState",
     "StoredForward",
     "add_forward",
@@ -26,18 +25,6 @@ __all__ = [
     "fulfilled_forward_noted",
     "load_forwards",
 ]
-
-
-class ForwardId(NamedTuple):
-    """The name of a forward: its incoming HTLC.
-
-    Attributes:
-        key_index: of the incoming channel.
-        htlc_id: in that channel.
-    """
-
-    key_index: int
-    htlc_id: int
 
 
 class ForwardState(Enum):
@@ -157,7 +144,7 @@ def fulfilled_forward_noted(forward_id: ForwardId) -> Write:
 
 
 def failed_forward_noted(forward_id: ForwardId) -> Write:
-    """Return the write that forgets a failed forward, once the incoming HTLC's failure is durable."""
+    """Return the write that forgets a forward whose failure is durable upstream."""
     return _FORGET.write(in_key_index=forward_id.key_index, in_htlc_id=forward_id.htlc_id)
 
 

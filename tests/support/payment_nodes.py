@@ -17,10 +17,12 @@ from support.waiting import until
 from back.channel.events import Connected, Disconnected, Received
 from back.channel.model import Channel, Funding, Link
 from back.channels import Channels
+from back.htlcs import Htlcs
 from back.payment.invoices import InvoiceRequest
 from back.payment.sending import PaymentRequest, Sending
 from back.payment.service import Payments
 from back.peer import Peers
+from back.relay.service import Relay
 from back.runner import ChannelRunner
 from back.signer.signer import Signer
 from back.storage.store import Store
@@ -107,6 +109,7 @@ class Node:
     peers: Peers = field(init=False)
     channels: Channels = field(init=False)
     payments: Payments = field(init=False)
+    relay: Relay = field(init=False)
     wire: Wire | None = None
     outcomes: list[tuple[str, str]] = field(default_factory=list)
 
@@ -146,7 +149,9 @@ class Node:
         self.channels.height = HEIGHT
         self.payments = Payments(self.store, self.signer, self.channels, REGTEST)
         self.payments.on_outcome = lambda *told: self.outcomes.append(told)
-        self.channels.payments = self.payments
+        self.relay = Relay(self.store, self.channels, lambda _: None)
+        parts = self.payments.receiver, self.payments.sender, self.relay
+        self.channels.payments = Htlcs(self.signer, *parts)
         await self.payments.start()
         await self.channels.restore()
 

@@ -1,0 +1,77 @@
+"""What may be forwarded where: channels with the next peer, terms, limits, and the books."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from back.relay import forward
+
+if TYPE_CHECKING:
+    from back.channel.model import Channel
+    from back.channels import Channels
+    from back.relay.handoff import Offer
+    from back.relay.names import Names
+    from back.relay.terms import ChannelTerms
+    from back.runner import ChannelRunner
+    from back.storage.forwards import StoredForward
+    from back.storage.statements import Write
+
+__all__ = ["NodeMarket"]
+
+
+class NodeMarket:
+    """The channels of this node as forwards see them (:class:`.downstream.Market`).
+
+    Args:
+        channels: all of ours.
+        names: of them.
+        clock: unix seconds.
+
+    Attributes:
+        accepted: gives the terms that an HTLC into a channel may meet now, the present ones first.
+    """
+
+    accepted: "Callable[[Channel, float], Sequence[ChannelTerms]]"
+
+    def __init__(
+        self,
+        channels: "Channels",
+        names: "Names",
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._channels = channels
+        self._names = names
+        self._clock = clock
+
+    def ways(self, offer: "Offer") -> "list[ChannelRunner]":
+        """Return the channels to try, in order; none: there is no such peer or channel."""
+        named: ChannelRunner | None = None
+        if offer.short_channel_id is not None:
+            named = self._names.find(offer.short_channel_id)
+            if named is None or named.channel.parameters.node_id != offer.out_node_id:
+                return []
+        peer = self._channels.peers.known.get(offer.out_node_id)
+        runners = [] if peer is None else list(peer.runners.values())
+        if named is None or len(runners) > 1:
+            return forward.in_order(named, runners)
+        return [named]
+
+    def refusal(self, offer: "Offer", channel: "Channel") -> bytes:
+        """Say as a failure message why an HTLC may not go into a channel; empty if it may."""
+        accepted = self.accepted(channel, self._clock())
+        return forward.refusal(offer, channel, accepted, self._channels.height)
+
+    def restored(self, rows: "Sequence[StoredForward]") -> None:
+        """Take up the load of forwards of a former process."""
+
+    def began(self, offer: "Offer", channel: "Channel") -> None:
+        """An HTLC is on its way into a channel."""
+
+    def ended(self, row: "StoredForward", in_node_id: bytes) -> None:
+        """An outgoing HTLC is gone, or was not added after all."""
+
+    def relayed(self, row: "StoredForward", now_ms: int) -> "list[Write]":
+        """Return what else the commit of a preimage shall hold."""
+        del row, now_ms
+        return []

@@ -1,0 +1,229 @@
+"""Forwards HTLCs: both sides of every forward of our shards, and the way between them."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import structlog
+
+from back.payment.decision import settlement
+from back.relay import forward as rules
+from back.relay.downstream import Downstream
+from back.relay.handoff import ForwardId, Offer
+from back.relay.market import NodeMarket
+from back.relay.names import Names
+from back.relay.upstream import Upstream
+from back.storage import forwards as stored
+from shared.crypto.failures import encode_failure
+from shared.errors import BackendError, LeaseLost, WriteRefused
+from shared.fabric.subjects import shard
+from shared.tasks import Tasks
+
+if TYPE_CHECKING:
+    from back.channel.effects import HtlcFailed, HtlcFulfilled, HtlcOffered, OfferRefused
+    from back.channel.model import Channel
+    from back.channels import Channels
+    from back.relay.handoff import ToDownstream, ToUpstream
+    from back.relay.onion import Forward
+    from back.runner import ChannelRunner
+    from back.storage.forwards import StoredForward
+    from back.storage.statements import Write
+    from back.storage.store import Store
+
+__all__ = ["Relay"]
+
+log = structlog.get_logger()
+
+TICK_S = 0.5
+"""Between two looks at what was not answered, and two commits of what was noted."""
+
+
+class Relay:
+    """Forwarding.
+
+    Args:
+        store: holds the ledger.
+        channels: all of ours.
+        told: called with each end, ``fulfilled``, ``failed`` or ``refused``, for metrics.
+        is_tip_safe: whether we know the chain well enough to take the risk of a forward.
+        clock: unix seconds.
+
+    Attributes:
+        names: of our channels, as payers call them.
+        market: what may be forwarded where.
+    """
+
+    def __init__(
+        self,
+        store: "Store",
+        channels: "Channels",
+        told: Callable[[str], None],
+        is_tip_safe: Callable[[], bool] = lambda: True,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._store = store
+        self._channels = channels
+        self._is_tip_safe = is_tip_safe
+        self._told = told
+        self._clock = clock
+        self.names = Names(channels.runners)
+        self.market = NodeMarket(channels, self.names, clock=clock)
+        self.upstream = Upstream(self, told, self._runner)
+        self.downstream = Downstream(self, self.market, clock=clock)
+        self._paired: dict[ForwardId, bytes] = {}
+        """Next peers of forwards that a former process made, by what the ledger says."""
+        self._rows: list[StoredForward] = []
+        self._tasks = Tasks()
+
+    # --- start and stop ---------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Load the ledger. Before channels are restored: they tell what became of HTLCs.
+
+        Raises:
+            StorageUnavailable: the database is away.
+        """
+        shards = self._store.lease.shards
+        rows = await self._store.read(lambda c: stored.load_forwards(c, shards))
+        self._rows = rows
+        self._paired = {row.id: b"" for row in rows}
+        self.downstream.restore(rows, self._node_id)
+        if rows:
+            log.info("forwards_restored", count=len(rows))
+
+    def resume(self) -> None:
+        """Go on, once channels are restored: tell outcomes that may not have been heard."""
+        self.market.restored(self._rows)
+        self._rows = []
+        self.downstream.repeat()
+        self._tasks.spawn(self._run(), "relay")
+
+    async def stop(self) -> None:
+        """Forward nothing more; what is under way goes on after the next start."""
+        await self._tasks.stop()
+        await self._flush()
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            self.upstream.repeat()
+            self.downstream.repeat()
+            try:
+                await self._flush()
+            except LeaseLost:
+                return
+
+    async def _flush(self) -> None:
+        """Write what upstream has noted: nobody waits for it, and it may be noted again."""
+        by_shard: dict[int, list[Write]] = {}
+        for key_index, write in self.downstream.take_noted():
+            by_shard.setdefault(shard(self._node_id(key_index)), []).append(write)
+        for number, writes in by_shard.items():
+            try:
+                await self._store.committer.submit(number, writes)
+            except (BackendError, WriteRefused) as error:
+                log.warning("forwards_not_noted", count=len(writes), error=str(error))
+
+    # --- what came in -----------------------------------------------------------------------------
+
+    def received(self, runner: "ChannelRunner", forward: "Forward", *, exceeds_dust: bool) -> None:
+        """Forward an irrevocably committed HTLC, or fail it. Never blocks."""
+        htlc, channel = forward.htlc, runner.channel
+        forward_id = ForwardId(channel.parameters.key_index, htlc.id)
+        out_node_id: bytes | None
+        if self._paired.pop(forward_id, None) is not None:
+            out_node_id = forward.next_node_id or channel.parameters.node_id
+        else:
+            failure, out_node_id = self._refusal(forward, exceeds_dust=exceeds_dust)
+            if failure:
+                decision = forward.refused(failure)
+                runner.post(settlement(htlc, decision, forward.shared_secret))
+                self._told("refused")
+                return
+        now_ms = int(self._clock() * 1000)
+        offer = Offer(
+            key_index=forward_id.key_index,
+            htlc_id=htlc.id,
+            in_node_id=channel.parameters.node_id,
+            in_amount_msat=htlc.amount_msat,
+            in_cltv_expiry=htlc.cltv_expiry,
+            out_node_id=out_node_id or channel.parameters.node_id,
+            short_channel_id=forward.short_channel_id,
+            amount_msat=forward.amt_to_forward_msat,
+            cltv_expiry=forward.outgoing_cltv_value,
+            payment_hash=htlc.payment_hash,
+            onion_routing_packet=forward.next_packet,
+            path_key=forward.next_path_key,
+            received_at_ms=now_ms,
+            attempt=now_ms,
+        )
+        self.upstream.received(runner, forward, offer)
+
+    def _refusal(self, forward: "Forward", *, exceeds_dust: bool) -> tuple[bytes, bytes | None]:
+        """Say what keeps us from offering it to anybody, and to whom it is to go."""
+        if not self._is_tip_safe():
+            return encode_failure("temporary_node_failure"), None
+        if exceeds_dust:
+            # BOLT 2 § Bounding exposure to trimmed in-flight HTLCs.
+            return rules.TEMPORARY, None
+        if forward.short_channel_id is None:
+            peer = self._channels.peers.known.get(forward.next_node_id or b"")
+            is_ours = peer is not None and bool(peer.runners)
+            return b"" if is_ours else rules.UNKNOWN_NEXT_PEER, forward.next_node_id
+        runner = self.names.find(forward.short_channel_id)
+        if runner is None:
+            return rules.UNKNOWN_NEXT_PEER, None
+        return b"", runner.channel.parameters.node_id
+
+    # --- the channels' facts ----------------------------------------------------------------------
+
+    def offered(self, channel: "Channel", effect: "HtlcOffered") -> "list[Write]":
+        """Rows of an outgoing add."""
+        return self.downstream.offered(channel, effect)
+
+    def was_offered(self, effect: "HtlcOffered") -> None:
+        """An outgoing add is durable."""
+        self.downstream.was_offered(effect)
+
+    def was_refused(self, effect: "OfferRefused") -> None:
+        """A channel had no room."""
+        self.downstream.was_refused(effect.origin)
+
+    def fulfilled(self, effect: "HtlcFulfilled") -> "list[Write]":
+        """Rows of a preimage."""
+        return self.downstream.fulfilled(effect)
+
+    def was_fulfilled(self, effect: "HtlcFulfilled") -> None:
+        """A preimage is durable."""
+        self.downstream.was_fulfilled(effect)
+
+    def failed(self, effect: "HtlcFailed") -> "list[Write]":
+        """Rows of an irrevocable failure."""
+        return self.downstream.failed(effect)
+
+    def was_failed(self, effect: "HtlcFailed") -> None:
+        """A failure is durable."""
+        self.downstream.was_failed(effect)
+
+    # --- the way between the two sides (Carrier) --------------------------------------------------
+
+    def to_downstream(self, message: "ToDownstream", out_node_id: bytes) -> None:
+        """Both sides are in this process."""
+        del out_node_id
+        self.downstream.receive(message)
+
+    def to_upstream(self, message: "ToUpstream", in_node_id: bytes) -> None:
+        """Both sides are in this process."""
+        del in_node_id
+        self.upstream.receive(message)
+
+    # --- look-ups ---------------------------------------------------------------------------------
+
+    def _runner(self, key_index: int) -> "ChannelRunner | None":
+        return self._channels.by_key_index(key_index)
+
+    def _node_id(self, key_index: int) -> bytes:
+        runner = self._runner(key_index)
+        return runner.channel.parameters.node_id if runner is not None else b""
