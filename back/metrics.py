@@ -11,6 +11,7 @@ from prometheus_client import (
 )
 
 if TYPE_CHECKING:
+    from back.events.service import Events
     from back.gossip import Gossip
     from back.node import Node
     from back.storage.committer import CommitReport
@@ -35,6 +36,15 @@ _JUDGING = {
     "values_refused": "Values that the broker did not take: GRAPH is full",
 }
 """Figures of `back.gossip` that are counted elsewhere, without `squall_graph_`."""
+
+_EVENTS = {
+    "published": "Events published since the start",
+    "waiting": "Events that are not surely in EVENTS yet, at the last look",
+    "dropped": "Events that will never be in EVENTS: the broker was away for too long",
+    "listeners": "Websockets that listen now",
+    "listeners_cut": "Websockets that were cut off because they did not read",
+}
+"""Figures of `back.events` that are counted elsewhere, without `squall_events_`."""
 
 
 class Metrics:
@@ -91,6 +101,10 @@ class Metrics:
             ["kind", "outcome"],
             registry=registry,
         )
+        self.events = {
+            name: Gauge(f"squall_events_{name}", text, registry=registry)
+            for name, text in _EVENTS.items()
+        }
         self.judging = {
             name: Gauge(f"squall_graph_{name}", text, registry=registry)
             for name, text in _JUDGING.items()
@@ -131,6 +145,7 @@ class Metrics:
         for runner in node.channels.runners.values():
             self.channels.labels(runner.channel.phase.value).inc()
         self.refresh_graph(node.gossip)
+        self.refresh_events(node.events)
 
     def refresh_graph(self, gossip: "Gossip") -> None:
         """Set the gauges of the routing table."""
@@ -157,3 +172,16 @@ class Metrics:
         }
         for name, figure in figures.items():
             self.judging[name].set(figure)
+
+    def refresh_events(self, events: "Events") -> None:
+        """Set the gauges of events."""
+        publisher, hub = events.publisher, events.hub
+        figures = {
+            "published": publisher.published,
+            "waiting": publisher.waiting,
+            "dropped": publisher.dropped,
+            "listeners": len(hub),
+            "listeners_cut": hub.cut,
+        }
+        for name, figure in figures.items():
+            self.events[name].set(figure)

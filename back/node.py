@@ -20,6 +20,7 @@ from back.chain.bitcoind import ChainSettings
 from back.chain.events import BlockConnected, BlockDisconnected, BlockRef, ChainEvent
 from back.chain.service import BitcoindChain
 from back.channels import Channels
+from back.events.service import Events
 from back.fronts import Fronts
 from back.gossip import Gossip
 from back.handshakes import HandshakeService
@@ -120,6 +121,7 @@ class Node:
     payments: Payments = field(init=False)
     relay: Relay = field(init=False)
     gossip: Gossip = field(init=False)
+    events: Events = field(init=False)
     handshakes: HandshakeService = field(init=False)
     fronts: Fronts = field(default_factory=Fronts)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
@@ -182,6 +184,7 @@ class Node:
         await self._start_channels(chain)
         await self._start_sessions()
         await self.gossip.start()
+        self.events.start()
         # Without it no session of a dead front ends: better a process that says why it ends.
         self._tasks.spawn(self._watch(), "watch", self._fail)
         self._api = await ApiServer.start(self, *host_port(settings.api_listen))
@@ -215,9 +218,7 @@ class Node:
             self.settings.policy(),
         )
         self.payments = Payments(self.store, self.signer, self.channels, self.settings.network)
-        self.relay = Relay(
-            self.store, self.channels, self.metrics.forward_ended, self._is_tip_safe
-        )
+        self.relay = Relay(self.store, self.channels, self.metrics.forward_ended, self._is_tip_safe)
         self.relay.market.accepted = self._accepted
         parts = self.payments.receiver, self.payments.sender, self.relay
         self.channels.payments = Htlcs(self.signer, *parts)
@@ -226,6 +227,7 @@ class Node:
             self.settings, chain, self.store, self.signer, self.channels.runners, INIT_FEATURES
         )
         self.channels.on_news = self.gossip.changed
+        self.events = Events(self.settings, self.store, self.gossip.bulk)
         self.chain.listen(self._chain_told)
         self.chain.listen_feerates(
             lambda feerates: self.channels.feerate_changed(feerates.commitment_per_kw)
@@ -237,7 +239,7 @@ class Node:
         await self.payments.start()
         await self.relay.start()
         await self.channels.restore()
-        self.relay.resume()
+        await self.relay.resume()
         await self._restore_addresses()
         # A bitcoind that is away keeps channels from nothing but opening and closing.
         # One that ends does not: no channel is safe for long without the chain.
@@ -284,7 +286,7 @@ class Node:
         await self._tasks.stop()
         if self._api is not None:
             await self._api.stop()
-        for part in ("peers", "switchboard", "gossip", "relay", "channels", "payments"):
+        for part in ("peers", "switchboard", "events", "gossip", "relay", "channels", "payments"):
             if (running := getattr(self, part, None)) is not None:
                 await running.stop()
         if hasattr(self, "switchboard"):
@@ -305,6 +307,8 @@ class Node:
             self.switchboard.mute()
         if hasattr(self, "gossip"):
             self.gossip.mute()
+        if hasattr(self, "events"):
+            self.events.mute()
         self._fail(LeaseLost(shards))
 
     @property

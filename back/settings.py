@@ -9,6 +9,7 @@ from pydantic_settings import SettingsConfigDict
 
 from back.channel.policy import ChannelPolicy
 from shared.chain import CHAINS, Chain
+from shared.fabric.events import EventsRetention
 from shared.settings import FabricSettings, TextList, host_port
 from shared.wire.address import Address, pack_addresses
 
@@ -70,6 +71,14 @@ class BackSettings(FabricSettings):
     graph_trust_fronts: bool = False
     """Believe that fronts have checked the signatures of gossip: saves the back their cost, but a
     stolen front could forge what other nodes say of themselves and of their channels."""
+
+    events_max_age_s: Annotated[float, Field(ge=60)] = 30 * 86_400.0
+    """How long the stream ``EVENTS`` keeps an event."""
+    events_max_bytes: Annotated[int, Field(ge=1 << 20)] = 1 << 30
+    """How much the stream ``EVENTS`` keeps; the broker must have room for it."""
+    events_max_waiting: Annotated[int, Field(ge=1_000)] = 1_000_000
+    """How many events may wait in the database while the broker is away; then the oldest are
+    dropped."""
 
     fee_base_msat: Annotated[int, Field(ge=0, lt=1 << 32)] = 1_000
     """What we announce to take for every HTLC that we forward."""
@@ -142,6 +151,11 @@ class BackSettings(FabricSettings):
     def database(self) -> str:
         """SQLAlchemy's URL of the database."""
         return self.database_url or f"sqlite:///{(self.data_dir / 'squall.db').absolute()}"
+
+    @property
+    def events_retention(self) -> EventsRetention:
+        """How much the stream ``EVENTS`` keeps."""
+        return EventsRetention(self.events_max_age_s, self.events_max_bytes)
 
     def policy(self) -> ChannelPolicy:
         """What we demand of channels."""

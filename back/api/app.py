@@ -19,6 +19,7 @@ from back.api.forms import BadRequest, Form, parse_form, read_form
 from back.api.routes import channels, invoices, network, node as node_calls, onchain, payments
 from back.api.slices import Slices
 from back.api.version import squall_version
+from back.api.ws import websocket_of
 from shared.errors import BackendError, CommandError, LeaseLost, MalformedMessage
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def create_app(node: "ApiNode", *, pause_s: float = WRONG_PASSWORD_PAUSE_S) -> F
     """
     app = FastAPI(title="Squall", version=squall_version(), redoc_url=None)
     app.router.add_route("/health", _health, methods=["GET"])
+    app.router.add_websocket_route("/ws", websocket_of(node))
     # One route for all: looking through them would cost more than the average call.
     app.router.add_route("/{call}", _endpoint(node), methods=["POST"])
     app.add_exception_handler(HTTPException, _http_error)

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from starlette.types import ASGIApp, Receive, Scope, Send
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 __all__ = ["Guard"]
 
@@ -23,7 +23,7 @@ WRONG_PASSWORD_PAUSE_S = 1.0
 
 
 class Guard:
-    """Lets requests with the right password through, and no other site's pages.
+    """Lets requests and websockets with the right password through, and no other site's pages.
 
     A browser that knows the password sends it with forms of any page; so a request from a page of
     another origin is refused.
@@ -38,9 +38,12 @@ class Guard:
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
         """Handle one ASGI scope."""
-        if scope["type"] != "http" or scope["path"] in OPEN_PATHS:
+        kind = scope["type"]
+        if kind == "lifespan" or (kind == "http" and scope["path"] in OPEN_PATHS):
             await self._app(scope, receive, send)
             return
+        if kind == "websocket":
+            send = _as_http(send)
         headers = dict(scope["headers"])
         if _is_foreign(headers):
             await _refuse(send, 403, "requests from pages of another origin are refused")
@@ -75,6 +78,18 @@ def _is_foreign(headers: dict[bytes, bytes]) -> bool:
     if origin is None:
         return headers.get(b"sec-fetch-site") == b"cross-site"
     return urlsplit(origin.decode("latin-1")).netloc != headers.get(b"host", b"").decode("latin-1")
+
+
+def _as_http(send: "Send") -> "Send":
+    """Let a websocket be refused before it begins, as a request is: the server knows how."""
+
+    async def send_refusal(message: "Message") -> None:
+        kind = message["type"]
+        if kind.startswith("http.response."):
+            message = {**message, "type": f"websocket.{kind}"}
+        await send(message)
+
+    return send_refusal
 
 
 async def _refuse(send: "Send", status: int, why: str) -> None:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from back.chain.interface import Chain
     from back.channels import Channels
+    from back.events.service import Events
     from back.graph.service import GraphService
     from back.payment.service import Payments
     from back.peer import Peers
@@ -44,3 +45,7 @@ class ApiNode(Protocol):
     @property
     def payments(self) -> "Payments":
         """Invoices and payments."""
+
+    @property
+    def events(self) -> "Events":
+        """What `/ws` tells."""

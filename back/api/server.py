@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 __all__ = ["ApiServer", "serve"]
 
 BACKLOG = 2048
+WS_MAX_BYTES = 4096
+"""What a client sends is not read: it has nothing to say."""
+WS_PING_S = 20.0
+UNREAD_MS = 60_000
 STOP_S = 3
 """For answers under way, at a stop."""
 
@@ -40,6 +44,8 @@ def _listen(host: str, port: int) -> socket.socket:
     listening = socket.socket(family, kind, protocol)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Connections inherit it. A client that reads nothing would keep its own for ever.
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNREAD_MS)
         listening.bind(address)
         listening.listen(BACKLOG)
         listening.setblocking(False)
@@ -54,7 +60,12 @@ def _server(app: "ASGIApp") -> _Server:
     config = uvicorn.Config(
         app,
         lifespan="off",
-        ws="none",
+        ws="websockets-sansio",
+        ws_max_size=WS_MAX_BYTES,
+        ws_max_queue=1,
+        ws_ping_interval=WS_PING_S,
+        ws_ping_timeout=WS_PING_S,
+        ws_per_message_deflate=False,
         log_config=None,
         access_log=False,
         proxy_headers=False,

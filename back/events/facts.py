@@ -48,6 +48,7 @@ __all__ = [
 ]
 
 _encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+_TOPICS = {name: kind.topic for name, kind in TYPES.items()}
 
 
 # --- payments -------------------------------------------------------------------------------------
@@ -438,4 +439,4 @@ def _reply_path_json(path: ReplyPath) -> dict[str, Any]:
 
 
 def _write(name: str, shown: dict[str, Any], unix_ms: int) -> "Write":
-    return outbox.event(TYPES[name].name, _encode({"type": name, **shown}), unix_ms // 1000)
+    return outbox.event(_TOPICS[name], _encode({"type": name, **shown}), unix_ms // 1000)

@@ -15,7 +15,7 @@ class EventType:
     """One type.
 
     Attributes:
-        name: Eclair's ``type``, and the last token of its subject ``ln.event.<name>``.
+        name: Eclair's ``type``.
         when: what became durable in its commit.
         fields: name → what it holds, in the order of the JSON. A name that ends in ``?`` may be
             missing.
@@ -24,6 +24,11 @@ class EventType:
     name: str
     when: str
     fields: Mapping[str, str]
+
+    @property
+    def topic(self) -> str:
+        """The last token of its subject, ``ln.event.<topic>``."""
+        return self.name.replace("-", "_")
 
 
 _MOMENT = "`{iso, unix}`: the iso has milliseconds, unix is in seconds"

@@ -10,7 +10,7 @@ import asyncio
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -19,7 +19,7 @@ import structlog
 from back.storage.database import Database
 from back.storage.fence import FencedWriter
 from back.storage.lease import Lease
-from back.storage.statements import Write, grouped
+from back.storage.statements import Group, Statement, Write, grouped
 from shared.errors import (
     InvariantError,
     LeaseLost,
@@ -71,6 +71,7 @@ class _Item:
 
 
 _Outcome: TypeAlias = tuple[_Item, LightningError | None]
+_Rows: TypeAlias = list[Mapping[str, object]]
 
 
 class Committer:
@@ -99,6 +100,7 @@ class Committer:
         """
         self.on_report = on_report
         self.on_lost = on_lost
+        self._told: dict[Statement, Callable[[_Rows], None]] = {}
         self._ours = set(held.shards)
         self._lost: tuple[int, ...] = ()
         self._queue: list[_Item] = []
@@ -188,6 +190,13 @@ class Committer:
         if lost:
             told(lost)
 
+    def tell_rows(self, statement: Statement, told: Callable[[_Rows], None]) -> None:
+        """Have this called in the loop with the rows of a statement, after each commit with any.
+
+        They come in the order in which the database got them.
+        """
+        self._told[statement] = told
+
     async def stop(self) -> None:
         """Commit what is queued, then end the thread."""
         with self._condition:
@@ -260,6 +269,14 @@ class Committer:
                 seconds = time.perf_counter() - started
                 count = sum(len(group.rows) for group in groups)
                 self.on_report(CommitReport(len(items), count, seconds, is_committed))
+        if self._told:
+            self._tell(groups)
+
+    def _tell(self, groups: Sequence[Group]) -> None:
+        for statement, told in self._told.items():
+            rows = [row for group in groups if group.statement is statement for row in group.rows]
+            if rows:
+                self._call_soon(told, rows)
 
     def _lost_of(self, shards: Iterable[int]) -> tuple[int, ...]:
         return tuple(shard for shard in shards if shard not in self._ours)

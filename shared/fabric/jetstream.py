@@ -4,6 +4,8 @@ What nats-py has for this asks for rights that a front does not have, and its or
 not notice that its stream is another one.
 """
 
+import base64
+import binascii
 import json
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,11 +14,19 @@ from typing import Any
 from shared.errors import FabricError
 from shared.fabric.client import FabricClient
 
-__all__ = ["StreamError", "StreamState", "create_consumer", "make_stream", "stream_state"]
+__all__ = [
+    "StreamError",
+    "StreamState",
+    "create_consumer",
+    "make_stream",
+    "stored_message",
+    "stream_state",
+]
 
 API = "$JS.API."
 REQUEST_TIMEOUT_S = 3.0
 NO_STREAM = 10059
+NO_MESSAGE = 10037
 
 
 class StreamError(FabricError):
@@ -76,6 +86,24 @@ async def make_stream(
     """Make a stream, or change one. Raises as `stream_state`."""
     action = "UPDATE" if update else "CREATE"
     return _state(await _ask(fabric, f"STREAM.{action}.{config['name']}", config))
+
+
+async def stored_message(fabric: FabricClient, stream: str, seq: int) -> tuple[str, bytes] | None:
+    """Return subject and payload of a stream's message; None if it is not there any more.
+
+    Raises as `stream_state`.
+    """
+    try:
+        answer = await _ask(fabric, f"STREAM.MSG.GET.{stream}", {"seq": seq})
+    except StreamError as error:
+        if error.code == NO_MESSAGE:
+            return None
+        raise
+    try:
+        message = answer["message"]
+        return str(message["subject"]), base64.b64decode(message.get("data") or "")
+    except (KeyError, TypeError, binascii.Error) as error:
+        raise StreamError(f"not a message of a stream: {error!r}", 0) from None
 
 
 async def create_consumer(

@@ -44,6 +44,22 @@ _MAKES_GRAPH = (
     "$JS.API.STREAM.CREATE.GRAPH",
     "$JS.API.STREAM.UPDATE.GRAPH",
 )
+_READS_EVENTS = (
+    "$JS.API.STREAM.INFO.EVENTS",
+    "$JS.API.CONSUMER.CREATE.EVENTS.>",
+    "$JS.API.CONSUMER.INFO.EVENTS.*",
+    "$JS.API.CONSUMER.MSG.NEXT.EVENTS.*",
+    "$JS.ACK.EVENTS.>",
+)
+"""What reading the event log takes: a consumer, with a filter or a durable one, and its acks. The
+``nats`` tool asks for a consumer's state before it reads on."""
+_WRITES_EVENTS = (
+    "$JS.API.STREAM.INFO.EVENTS",
+    "$JS.API.STREAM.CREATE.EVENTS",
+    "$JS.API.STREAM.UPDATE.EVENTS",
+    "$JS.API.STREAM.MSG.GET.EVENTS",
+)
+"""Making the event log, and looking at its last messages: they may be there already."""
 
 
 def _front(user: str, why: str, name: str) -> Role:
@@ -86,6 +102,7 @@ ROLES: tuple[Role, ...] = (
             "ln.event.>",
             *_READS_GRAPH,
             *_MAKES_GRAPH,
+            *_WRITES_EVENTS,
         ),
         subscribe=(
             "ln.in.> back.*",
@@ -110,7 +127,10 @@ ROLES: tuple[Role, ...] = (
         subscribe=("ln.in.>", "ln.out.>", "ln.*.*.*.*.*"),
     ),
     Role(
-        "events", "follows the event log", publish=(), subscribe=("ln.event.>", "_INBOX.events.>")
+        "events",
+        "follows the event log",
+        publish=_READS_EVENTS,
+        subscribe=("ln.event.>", "_INBOX.events.>"),
     ),
     Role(
         "admin",
@@ -119,7 +139,7 @@ ROLES: tuple[Role, ...] = (
         subscribe=("ln.hello.*", "ln.alive.*", "_INBOX.admin.>"),
     ),
 )
-"""Every cluster's users. Rights on the stream EVENTS come with it."""
+"""Every cluster's users."""
 
 
 def front_alone(name: str) -> Role:

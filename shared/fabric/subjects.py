@@ -220,6 +220,16 @@ def alive(front: str) -> str:
     return f"ln.alive.{front_token(front)}"
 
 
+def relay(number: int, message: str) -> str:
+    """Back to the owner of a shard: one side of a forward to the other."""
+    return f"ln.relay.{_number(number)}.{_name(message)}"
+
+
+def shard_relay(number: int) -> str:
+    """Return what the owner of a shard subscribes for forwards, in the group `back_group`."""
+    return f"ln.relay.{_number(number)}.*"
+
+
 def onion(number: int) -> str:
     """Front to owner: onion messages, unnumbered."""
     return f"ln.onion.{_number(number)}"

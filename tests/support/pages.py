@@ -1,4 +1,4 @@
-"""Fills the generated parts of docs/fabric.md, gossip.md and operations.md: ``python -m
+"""Fills the generated parts of docs/events.md, fabric.md, gossip.md and operations.md: ``python -m
 tests.support.pages``.
 
 A part stands between ``<!-- generated: NAME -->`` and ``<!-- end -->``.
@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry
 from pydantic import BaseModel
 
 from back import fronts, handshakes, peer, switchboard
+from back.events.types import TYPES
 from back.graph.service import GraphRules
 from back.metrics import Metrics as BackMetrics
 from front import bridge, process
@@ -364,16 +365,30 @@ def _metrics(registry: CollectorRegistry) -> str:
     return table(("metric", "kind", "labels", "meaning"), rows)
 
 
+# --- events ---------------------------------------------------------------------------------------
+
+
+def event_types() -> str:
+    """Return every type of event."""
+    parts = []
+    for each in TYPES.values():
+        rows = ((f"`{name}`", holds) for name, holds in each.fields.items())
+        fields = table(("field", "holds"), rows)
+        parts.append(f"### `{each.name}`\n\n{each.when[0].upper()}{each.when[1:]}.\n\n{fields}")
+    return "\n\n".join(parts)
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "rights": rights,
     "timers": timers,
     "models": models,
     "reasons": reasons,
     "gossip-limits": gossip_limits,
+    "event-types": event_types,
     "metrics-back": metrics_of_the_back,
     "metrics-front": metrics_of_a_front,
 }
-PAGES = (DOCS / "fabric.md", DOCS / "gossip.md", DOCS / "operations.md")
+PAGES = (DOCS / "events.md", DOCS / "fabric.md", DOCS / "gossip.md", DOCS / "operations.md")
 
 if __name__ == "__main__":
     for written in PAGES:
