@@ -18,7 +18,7 @@ from back.channel.model import Failed, Fulfilled, Malformed, Resolution
 from back.relay import forward
 from back.relay.handoff import ForwardId, Noted, Offer, Outcome, Refused, Taken
 from back.storage import forwards as stored
-from back.storage.forwards import ForwardState, StoredForward
+from back.storage.forwards import ForwardState, OpenForward, StoredForward
 from shared.errors import CommandError
 
 if TYPE_CHECKING:
@@ -64,6 +64,8 @@ class Entry:
         row: once the outgoing add is on its way into the database.
         is_taken: it is there.
         outcome: once the outgoing HTLC has ended, durably.
+        in_node_id: the incoming peer, or what is known of it after a restart.
+        out_node_id: the outgoing peer.
     """
 
     offer: Offer | None
@@ -73,6 +75,7 @@ class Entry:
     is_taken: bool = False
     outcome: Outcome | None = None
     in_node_id: bytes = b""
+    out_node_id: bytes = b""
     said_at: float = 0.0
 
 
@@ -133,16 +136,13 @@ class Downstream:
         """Whether a forward is under way here."""
         return forward_id in self._entries
 
-    def restore(self, rows: Iterable[StoredForward], in_node_id: Callable[[int], bytes]) -> None:
-        """Take up what the ledger holds.
-
-        Args:
-            rows: that are not noted.
-            in_node_id: of an incoming channel by its key index; empty if it is not known.
-        """
-        for row in rows:
-            entry = Entry(None, row=row, is_taken=True, in_node_id=in_node_id(row.id.key_index))
-            entry.outcome = _outcome(row)
+    def restore(self, forwards: Iterable[OpenForward]) -> None:
+        """Take up what the ledger holds."""
+        for each in forwards:
+            row, out_node_id = each.forward, each.out_node_id
+            entry = Entry(None, row=row, is_taken=True)
+            entry.in_node_id, entry.out_node_id = each.in_node_id, out_node_id
+            entry.outcome = _outcome(row, out_node_id)
             self._entries[row.id] = entry
 
     # --- from upstream ----------------------------------------------------------------------------
@@ -171,7 +171,9 @@ class Downstream:
         if not ways:
             self._refuse(offer, forward.UNKNOWN_NEXT_PEER)
             return
-        entry = self._entries[offer.id] = Entry(offer, ways, in_node_id=offer.in_node_id)
+        entry = self._entries[offer.id] = Entry(
+            offer, ways, in_node_id=offer.in_node_id, out_node_id=offer.out_node_id
+        )
         self._try_next(entry, offer)
 
     def _answer(self, forward_id: ForwardId, entry: Entry) -> None:
@@ -331,7 +333,7 @@ class Downstream:
             return
         if entry.row is not None:
             self._market.ended(entry.row, entry.in_node_id)
-        entry.outcome = Outcome.of(forward_id, resolution)
+        entry.outcome = Outcome.of(forward_id, entry.out_node_id, resolution)
         entry.said_at = self._monotonic()
         self._answer(forward_id, entry)
 
@@ -346,7 +348,7 @@ def _failure_columns(resolution: Resolution | None) -> tuple[bytes | None, int |
             return None, None
 
 
-def _outcome(row: StoredForward) -> Outcome | None:
+def _outcome(row: StoredForward, out_node_id: bytes) -> Outcome | None:
     resolution: Resolution | None = None
     if row.state is ForwardState.PENDING:
         return None
@@ -356,4 +358,4 @@ def _outcome(row: StoredForward) -> Outcome | None:
         resolution = Malformed(row.reason, row.failure_code)
     elif row.reason is not None:
         resolution = Failed(row.reason)
-    return Outcome.of(row.id, resolution)
+    return Outcome.of(row.id, out_node_id, resolution)

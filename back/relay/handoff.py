@@ -23,6 +23,7 @@ from shared.fabric.envelope import NodeId
 from shared.fabric.requests import Versioned
 
 __all__ = [
+    "MESSAGES",
     "Carrier",
     "ForwardId",
     "Noted",
@@ -110,12 +111,16 @@ class Outcome(_OfForward):
     ``data`` is the preimage, the error onion or sha256_of_onion; None where it ended without one.
     """
 
+    out_node_id: NodeId
+    """Whose peer it is: the answer goes to the owner of its shard."""
     kind: Kind
     data: bytes | None = Field(default=None, repr=False)
     failure_code: Number | None = None
 
     @classmethod
-    def of(cls, forward_id: ForwardId, resolution: Resolution | None) -> "Outcome":
+    def of(
+        cls, forward_id: ForwardId, out_node_id: bytes, resolution: Resolution | None
+    ) -> "Outcome":
         """Say how an HTLC ended; None: it never went out, or ended on chain without a preimage."""
         kind: Kind = "gone"
         data: bytes | None = None
@@ -132,6 +137,7 @@ class Outcome(_OfForward):
         return cls(
             key_index=forward_id.key_index,
             htlc_id=forward_id.htlc_id,
+            out_node_id=out_node_id,
             kind=kind,
             data=data,
             failure_code=code,
@@ -158,6 +164,12 @@ class Noted(_OfForward):
 
 ToDownstream: TypeAlias = Offer | Noted
 ToUpstream: TypeAlias = Taken | Refused | Outcome
+
+
+MESSAGES: "dict[str, type[Offer | Noted | Taken | Refused | Outcome]]" = {
+    kind.__name__.lower(): kind for kind in (Offer, Noted, Taken, Refused, Outcome)
+}
+"""Every message by the last token of its subject."""
 
 
 class Carrier(Protocol):

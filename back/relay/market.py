@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from back.relay.names import Names
     from back.relay.terms import ChannelTerms
     from back.runner import ChannelRunner
-    from back.storage.forwards import StoredForward
+    from back.storage.forwards import OpenForward, StoredForward
     from back.storage.statements import Write
 
 __all__ = ["NodeMarket"]
@@ -62,7 +62,7 @@ class NodeMarket:
         accepted = self.accepted(channel, self._clock())
         return forward.refusal(offer, channel, accepted, self._channels.height)
 
-    def restored(self, rows: "Sequence[StoredForward]") -> None:
+    def restored(self, forwards: "Sequence[OpenForward]") -> None:
         """Take up the load of forwards of a former process."""
 
     def began(self, offer: "Offer", channel: "Channel") -> None:

@@ -9,6 +9,7 @@ import structlog
 
 from back.payment.decision import settlement
 from back.relay import forward as rules
+from back.relay.carrier import FabricCarrier
 from back.relay.downstream import Downstream
 from back.relay.handoff import ForwardId, Offer
 from back.relay.market import NodeMarket
@@ -24,12 +25,12 @@ if TYPE_CHECKING:
     from back.channel.effects import HtlcFailed, HtlcFulfilled, HtlcOffered, OfferRefused
     from back.channel.model import Channel
     from back.channels import Channels
-    from back.relay.handoff import ToDownstream, ToUpstream
     from back.relay.onion import Forward
     from back.runner import ChannelRunner
-    from back.storage.forwards import StoredForward
+    from back.storage.forwards import OpenForward
     from back.storage.statements import Write
     from back.storage.store import Store
+    from shared.fabric.interface import Fabric
 
 __all__ = ["Relay"]
 
@@ -47,6 +48,7 @@ class Relay:
         channels: all of ours.
         told: called with each end, ``fulfilled``, ``failed`` or ``refused``, for metrics.
         is_tip_safe: whether we know the chain well enough to take the risk of a forward.
+        fabric: the way to other backs; None: there are none.
         clock: unix seconds.
 
     Attributes:
@@ -61,6 +63,7 @@ class Relay:
         told: Callable[[str], None],
         is_tip_safe: Callable[[], bool] = lambda: True,
         *,
+        fabric: "Fabric | None" = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
@@ -70,11 +73,13 @@ class Relay:
         self._clock = clock
         self.names = Names(channels.runners)
         self.market = NodeMarket(channels, self.names, clock=clock)
-        self.upstream = Upstream(self, told, self._runner)
-        self.downstream = Downstream(self, self.market, clock=clock)
+        self.carrier = FabricCarrier(fabric, store.lease, self._preimage)
+        self.upstream = Upstream(self.carrier, told, self._runner)
+        self.downstream = Downstream(self.carrier, self.market, clock=clock)
+        self.carrier.between(self.upstream, self.downstream)
         self._paired: dict[ForwardId, bytes] = {}
         """Next peers of forwards that a former process made, by what the ledger says."""
-        self._rows: list[StoredForward] = []
+        self._restored: list[OpenForward] = []
         self._tasks = Tasks()
 
     # --- start and stop ---------------------------------------------------------------------------
@@ -86,22 +91,24 @@ class Relay:
             StorageUnavailable: the database is away.
         """
         shards = self._store.lease.shards
-        rows = await self._store.read(lambda c: stored.load_forwards(c, shards))
-        self._rows = rows
-        self._paired = {row.id: b"" for row in rows}
-        self.downstream.restore(rows, self._node_id)
-        if rows:
-            log.info("forwards_restored", count=len(rows))
+        found = await self._store.read(lambda c: stored.load_forwards(c, shards))
+        self._paired = {each.forward.id: each.out_node_id for each in found}
+        self._restored = [each for each in found if shard(each.out_node_id) in shards]
+        self.downstream.restore(self._restored)
+        if found:
+            log.info("forwards_restored", count=len(found))
 
-    def resume(self) -> None:
+    async def resume(self) -> None:
         """Go on, once channels are restored: tell outcomes that may not have been heard."""
-        self.market.restored(self._rows)
-        self._rows = []
+        await self.carrier.start()
+        self.market.restored(self._restored)
+        self._restored = []
         self.downstream.repeat()
         self._tasks.spawn(self._run(), "relay")
 
     async def stop(self) -> None:
         """Forward nothing more; what is under way goes on after the next start."""
+        await self.carrier.stop()
         await self._tasks.stop()
         await self._flush()
 
@@ -132,13 +139,13 @@ class Relay:
         """Forward an irrevocably committed HTLC, or fail it. Never blocks."""
         htlc, channel = forward.htlc, runner.channel
         forward_id = ForwardId(channel.parameters.key_index, htlc.id)
-        out_node_id: bytes | None
-        if self._paired.pop(forward_id, None) is not None:
-            out_node_id = forward.next_node_id or channel.parameters.node_id
-        else:
-            failure, out_node_id = self._refusal(forward, exceeds_dust=exceeds_dust)
-            if failure:
-                decision = forward.refused(failure)
+        # What was taken once is not looked at again: only its outcome counts.
+        out_node_id = self._paired.pop(forward_id, None)
+        if out_node_id is None:
+            failure = self._refusal(forward, exceeds_dust=exceeds_dust)
+            out_node_id = b"" if failure else self._next_node_id(forward)
+            if not out_node_id:
+                decision = forward.refused(failure or rules.UNKNOWN_NEXT_PEER)
                 runner.post(settlement(htlc, decision, forward.shared_secret))
                 self._told("refused")
                 return
@@ -149,7 +156,7 @@ class Relay:
             in_node_id=channel.parameters.node_id,
             in_amount_msat=htlc.amount_msat,
             in_cltv_expiry=htlc.cltv_expiry,
-            out_node_id=out_node_id or channel.parameters.node_id,
+            out_node_id=out_node_id,
             short_channel_id=forward.short_channel_id,
             amount_msat=forward.amt_to_forward_msat,
             cltv_expiry=forward.outgoing_cltv_value,
@@ -161,21 +168,20 @@ class Relay:
         )
         self.upstream.received(runner, forward, offer)
 
-    def _refusal(self, forward: "Forward", *, exceeds_dust: bool) -> tuple[bytes, bytes | None]:
-        """Say what keeps us from offering it to anybody, and to whom it is to go."""
+    def _refusal(self, forward: "Forward", *, exceeds_dust: bool) -> bytes:
+        """Say what keeps us from offering it to anybody."""
         if not self._is_tip_safe():
-            return encode_failure("temporary_node_failure"), None
-        if exceeds_dust:
-            # BOLT 2 § Bounding exposure to trimmed in-flight HTLCs.
-            return rules.TEMPORARY, None
+            return encode_failure("temporary_node_failure")
+        # BOLT 2 § Bounding exposure to trimmed in-flight HTLCs.
+        return rules.TEMPORARY if exceeds_dust else b""
+
+    def _next_node_id(self, forward: "Forward") -> bytes:
+        """Return the peer whom the payer means; empty if it is none of ours."""
         if forward.short_channel_id is None:
             peer = self._channels.peers.known.get(forward.next_node_id or b"")
-            is_ours = peer is not None and bool(peer.runners)
-            return b"" if is_ours else rules.UNKNOWN_NEXT_PEER, forward.next_node_id
+            return peer.node_id if peer is not None and peer.runners else b""
         runner = self.names.find(forward.short_channel_id)
-        if runner is None:
-            return rules.UNKNOWN_NEXT_PEER, None
-        return b"", runner.channel.parameters.node_id
+        return runner.channel.parameters.node_id if runner is not None else b""
 
     # --- the channels' facts ----------------------------------------------------------------------
 
@@ -207,19 +213,10 @@ class Relay:
         """A failure is durable."""
         self.downstream.was_failed(effect)
 
-    # --- the way between the two sides (Carrier) --------------------------------------------------
-
-    def to_downstream(self, message: "ToDownstream", out_node_id: bytes) -> None:
-        """Both sides are in this process."""
-        del out_node_id
-        self.downstream.receive(message)
-
-    def to_upstream(self, message: "ToUpstream", in_node_id: bytes) -> None:
-        """Both sides are in this process."""
-        del in_node_id
-        self.upstream.receive(message)
-
     # --- look-ups ---------------------------------------------------------------------------------
+
+    async def _preimage(self, forward_id: ForwardId) -> bytes | None:
+        return await self._store.read(lambda c: stored.find_preimage(c, forward_id))
 
     def _runner(self, key_index: int) -> "ChannelRunner | None":
         return self._channels.by_key_index(key_index)

@@ -127,7 +127,7 @@ class Upstream:
             if htlc is not None and htlc.resolution is None:
                 return
         noted = Noted(key_index=message.key_index, htlc_id=message.htlc_id)
-        self.carrier.to_downstream(noted, b"")
+        self.carrier.to_downstream(noted, message.out_node_id)
 
     def _refused(self, asked: _Asked, message: Refused) -> None:
         if message.attempt != asked.offer.attempt:

@@ -8,6 +8,7 @@ one is then deleted, a fulfilled one stays for the books.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import NamedTuple
 
 from sqlalchemy import Connection, select
 
@@ -17,9 +18,11 @@ from back.storage.tables import channels, forwards
 
 __all__ = [
     "ForwardState",
+    "OpenForward",
     "StoredForward",
     "add_forward",
     "failed_forward_noted",
+    "find_preimage",
     "forward_failed",
     "forward_fulfilled",
     "fulfilled_forward_noted",
@@ -62,6 +65,19 @@ class StoredForward:
     reason: bytes | None = None
     failure_code: int | None = None
     completed_at_ms: int | None = None
+
+
+class OpenForward(NamedTuple):
+    """A forward whose outcome is not noted, and between whom.
+
+    Attributes:
+        in_node_id: the incoming peer.
+        out_node_id: the outgoing peer.
+    """
+
+    forward: StoredForward
+    in_node_id: bytes
+    out_node_id: bytes
 
 
 _ORDER = "in_key_index"
@@ -148,19 +164,36 @@ def failed_forward_noted(forward_id: ForwardId) -> Write:
     return _FORGET.write(in_key_index=forward_id.key_index, in_htlc_id=forward_id.htlc_id)
 
 
-def load_forwards(connection: Connection, shards: Sequence[int]) -> list[StoredForward]:
-    """Return forwards that are not noted and whose outgoing channel belongs to ``shards``."""
-    names = [column for column in forwards.columns if column is not forwards.c.is_noted]
+def find_preimage(connection: Connection, forward_id: ForwardId) -> bytes | None:
+    """Return the preimage of a forward that was fulfilled."""
+    query = select(forwards.c.preimage).where(
+        forwards.c.in_key_index == forward_id.key_index, forwards.c.in_htlc_id == forward_id.htlc_id
+    )
+    found: bytes | None = connection.execute(query).scalar()
+    return found
+
+
+def load_forwards(connection: Connection, shards: Sequence[int]) -> list[OpenForward]:
+    """Return forwards that are not noted, and have either channel in ``shards``."""
+    incoming, outgoing = channels.alias(), channels.alias()
+    columns = [column for column in forwards.columns if column is not forwards.c.is_noted]
     query = (
-        select(*names)
-        .join(channels, channels.c.key_index == forwards.c.out_key_index)
-        .where(~forwards.c.is_noted, channels.c.shard.in_(shards))
+        select(
+            *columns,
+            incoming.c.node_id.label("in_node_id"),
+            outgoing.c.node_id.label("out_node_id"),
+        )
+        .join(incoming, incoming.c.key_index == forwards.c.in_key_index)
+        .join(outgoing, outgoing.c.key_index == forwards.c.out_key_index)
+        .where(~forwards.c.is_noted)
+        .where(incoming.c.shard.in_(shards) | outgoing.c.shard.in_(shards))
         .order_by(forwards.c.in_key_index, forwards.c.in_htlc_id)
     )
     found = []
     for row in connection.execute(query):
         values = row._asdict()
         key = ForwardId(values.pop("in_key_index"), values.pop("in_htlc_id"))
+        peers = values.pop("in_node_id"), values.pop("out_node_id")
         values["state"] = ForwardState(row.state)
-        found.append(StoredForward(id=key, **values))
+        found.append(OpenForward(StoredForward(id=key, **values), *peers))
     return found

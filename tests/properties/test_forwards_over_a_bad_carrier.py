@@ -21,7 +21,7 @@ from back.relay.downstream import Downstream, origin_of
 from back.relay.handoff import ForwardId, Noted, Offer
 from back.relay.onion import Forward
 from back.relay.upstream import REPEAT_S, Upstream
-from back.storage.forwards import ForwardState, StoredForward
+from back.storage.forwards import ForwardState, OpenForward, StoredForward
 from back.storage.statements import Write
 from shared.errors import CommandError
 
@@ -118,8 +118,11 @@ class World:
             channel=SimpleNamespace(parameters=SimpleNamespace(key_index=OUT_KEY)),
         )
         self.downstream = Downstream(self, self, monotonic=lambda: self.now)  # type: ignore[arg-type]
-        rows = [row for key, row in self.ledger.items() if key not in self.noted]
-        self.downstream.restore(rows, lambda _: IN_PEER)
+        self.downstream.restore(
+            OpenForward(row, IN_PEER, OUT_PEER)
+            for key, row in self.ledger.items()
+            if key not in self.noted
+        )
 
     # --- carrier ------------------------------------------------------------------------------
 

@@ -189,7 +189,7 @@ class Node:
         await self.payments.start()
         await self.relay.start()
         await self.channels.restore()
-        self.relay.resume()
+        await self.relay.resume()
 
     async def stop(self) -> None:
         """Stop politely."""
