@@ -218,7 +218,13 @@ class Node:
             self.settings.policy(),
         )
         self.payments = Payments(self.store, self.signer, self.channels, self.settings.network)
-        self.relay = Relay(self.store, self.channels, self.metrics.forward_ended, self._is_tip_safe)
+        self.relay = Relay(
+            self.store,
+            self.channels,
+            self.metrics.forward_ended,
+            self._is_tip_safe,
+            fabric=self.fabric,
+        )
         self.relay.market.accepted = self._accepted
         parts = self.payments.receiver, self.payments.sender, self.relay
         self.channels.payments = Htlcs(self.signer, *parts)

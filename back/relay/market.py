@@ -4,6 +4,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from back import events
+from back.events import IncomingPart, OutgoingPart, Relayed
 from back.relay import forward
 
 if TYPE_CHECKING:
@@ -72,6 +74,16 @@ class NodeMarket:
         """An outgoing HTLC is gone, or was not added after all."""
 
     def relayed(self, row: "StoredForward", now_ms: int) -> "list[Write]":
-        """Return what else the commit of a preimage shall hold."""
-        del row, now_ms
-        return []
+        """Return what else the commit of a preimage shall hold: the event."""
+        incoming = IncomingPart(
+            *self._ends(row.id.key_index), row.in_amount_msat, row.created_at_ms
+        )
+        outgoing = OutgoingPart(*self._ends(row.out_key_index), row.out_amount_msat, now_ms)
+        return [events.payment_relayed(Relayed(row.payment_hash, (incoming,), (outgoing,)))]
+
+    def _ends(self, key_index: int) -> tuple[bytes, bytes]:
+        """Return the channel_id of a channel and its peer; empty where it is over or another's."""
+        runner = self._channels.by_key_index(key_index)
+        if runner is None:
+            return b"", b""
+        return runner.channel.channel_id, runner.channel.parameters.node_id
