@@ -42,6 +42,7 @@ from back.channel.events import (
 )
 from back.channel.model import Channel, Phase
 from back.channel.policy import ChannelPolicy
+from back.events.channels import ChannelEvents
 from back.openings import MAX_PENDING_PER_PEER, ChannelOpening, Openings
 from back.runner import ChannelRunner
 from shared.errors import CommandError
@@ -93,6 +94,7 @@ class Channels:
     peers: "Peers"
     policy: ChannelPolicy
     payments: PaymentSink | None = None
+    events: ChannelEvents = field(default_factory=ChannelEvents)
     on_news: Callable[[ChannelRunner], None] = _unheard
     """Told of a channel that became ready, was announced, came, went, or entered another phase."""
     runners: dict[bytes, ChannelRunner] = field(default_factory=dict)
@@ -192,6 +194,7 @@ class Channels:
             for effect in step.effects:
                 if isinstance(effect, PaymentEffect):
                     rows += self.payments.writes(step.channel, effect)
+        rows += self.events.writes(before, step)
         return rows
 
     def reloaded(self, channel: Channel) -> None:
@@ -311,6 +314,11 @@ class Channels:
     def _moved(self, runner: ChannelRunner) -> None:
         """A channel came online, or went."""
         self.on_news(runner)
+        if told := self.events.link_changed(runner.channel):
+            # No channel waits for this, and nobody hears of it where it cannot be stored.
+            node_id = runner.channel.parameters.node_id
+            done = self.committer.submit(subjects.shard(node_id), told)
+            done.add_done_callback(lambda stored: stored.cancelled() or stored.exception())
 
     def _phase_changed(self, runner: ChannelRunner, effect: PhaseChanged) -> None:
         self.on_news(runner)

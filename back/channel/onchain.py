@@ -33,7 +33,13 @@ from back.transactions.transaction import Transaction, parse_transaction
 from shared.errors import CommandError
 from shared.wire import encode
 
-__all__ = ["block_connected", "force_close", "funding_spent", "transaction_confirmed"]
+__all__ = [
+    "block_connected",
+    "force_close",
+    "funding_spent",
+    "is_mutual_close",
+    "transaction_confirmed",
+]
 
 FINAL_DEPTH = 6
 """Confirmations after which a closing or commitment transaction is taken as final."""
@@ -116,7 +122,7 @@ class Spend:
 def kind_of_spend(channel: Channel, transaction: Transaction) -> Spend:
     """Name the transaction that spends the funding output (BOLT 5's cases)."""
     txid = transaction.txid
-    if _is_mutual_close(channel, txid):
+    if is_mutual_close(channel, txid):
         return Spend("a cooperative close")
     local = channel.local_commitment
     if commitments.local_commitment(channel, local.number, local.current_point).txid == txid:
@@ -146,7 +152,7 @@ def _commitment_number(channel: Channel, transaction: Transaction) -> int | None
     )
 
 
-def _is_mutual_close(channel: Channel, txid: bytes) -> bool:
+def is_mutual_close(channel: Channel, txid: bytes) -> bool:
     """Whether we signed it as a closing transaction, with the peer's output or without."""
     if channel.closing is None:
         return False
@@ -172,7 +178,7 @@ def transaction_confirmed(channel: Channel, event: TransactionConfirmed) -> Step
     """
     if channel.phase is not Phase.CLOSING or channel.funding is None:
         return Step(channel)
-    if not _is_mutual_close(channel, event.txid):
+    if not is_mutual_close(channel, event.txid):
         return Step(channel)
     before = channel.phase
     closed = replace(channel, phase=Phase.CLOSED)
