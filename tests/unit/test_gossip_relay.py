@@ -388,7 +388,8 @@ def test_the_other_end_of_our_channel_is_relayed_as_any_other(broadcast):
     broadcast.change(OWN, OURS, THEIRS)
     broadcast.run(61)
     assert broadcast.take(link) == raws(OWN, OURS)
-    assert sorted(broadcast.take(asking)) == sorted(raws(OWN, OURS, THEIRS))
+    # The channel comes with each of the two, whoever is first.
+    assert sorted(broadcast.take(asking)) == sorted(raws(OWN, OWN, OURS, THEIRS))
 
 
 def test_our_own_wait_for_our_update_and_end_with_the_channel(broadcast):
@@ -403,6 +404,19 @@ def test_our_own_wait_for_our_update_and_end_with_the_channel(broadcast):
     late = broadcast.join(10, wanted=None)
     broadcast.run(5)
     assert broadcast.take(late) == []
+
+
+@pytest.mark.parametrize("first", [(THEIRS, OURS), (OURS, THEIRS)], ids=["theirs", "ours"])
+def test_our_own_channel_comes_before_the_other_ends_update_whoever_is_flushed_when(first):
+    for interval_s in (0.5, 1, 60):
+        broadcast = Broadcast(RelayRules(interval_s=interval_s))
+        link = broadcast.join(9)
+        broadcast.run(5)
+        broadcast.change(OWN, *first)
+        broadcast.run(61)
+        got = broadcast.take(link)
+        assert got[0] == raw_of(OWN)
+        assert set(got) == set(raws(OWN, OURS, THEIRS))
 
 
 def test_our_own_do_not_go_back_to_who_sent_them(broadcast):

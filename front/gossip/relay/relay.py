@@ -273,7 +273,9 @@ class Relay:
         if is_own:
             self._own_ring.add(changed)
             self._has_own = True
-        else:
+        if not is_own or changed.kind is Kind.CHANNEL:
+            # A channel of ours too: the peer's update of it goes this way, and would be dropped by
+            # whoever gets it before the channel.
             self._ring.add(changed)
 
     # --- time -------------------------------------------------------------------------------------
