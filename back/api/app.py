@@ -16,8 +16,16 @@ from starlette.responses import Response, StreamingResponse
 from back.api.auth import WRONG_PASSWORD_PAUSE_S, Guard
 from back.api.calls import CALLS, Call, NotFound
 from back.api.forms import BadRequest, Form, parse_form, read_form
-from back.api.routes import channels, invoices, network, node as node_calls, onchain, payments
-from back.api.slices import Slices
+from back.api.routes import (
+    audit,
+    channels,
+    invoices,
+    network,
+    node as node_calls,
+    onchain,
+    payments,
+)
+from back.api.slices import Book, Slices
 from back.api.version import squall_version
 from back.api.ws import websocket_of
 from shared.errors import BackendError, CommandError, LeaseLost, MalformedMessage
@@ -37,7 +45,7 @@ MAX_BODY_BYTES = 64 * 1024
 TIMEOUT_S = 30
 FORM = "application/x-www-form-urlencoded"
 
-_ROUTES = (channels, invoices, network, node_calls, onchain, payments)
+_ROUTES = (audit, channels, invoices, network, node_calls, onchain, payments)
 """Imported for the calls that they enter in CALLS."""
 
 
@@ -82,7 +90,7 @@ def _json(value: object, status: int = 200) -> Response:
     return Response(_encode(value).encode(), status, media_type="application/json")
 
 
-def _stream(value: Slices) -> Response:
+def _stream(value: Slices | Book) -> Response:
     return StreamingResponse(value.encoded(_encode), media_type="application/json")
 
 
@@ -110,7 +118,7 @@ def _endpoint(node: "ApiNode") -> "Callable[[Request], Awaitable[Response]]":
         try:
             form = await _form(request, call)
             value = await _answer(node, call, form)
-            return _stream(value) if isinstance(value, Slices) else _json(value)
+            return _stream(value) if isinstance(value, Slices | Book) else _json(value)
         except Exception as error:  # noqa: BLE001 - the caller hears of every error
             return _refusal(call, error)
 

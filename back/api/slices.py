@@ -6,14 +6,16 @@ nothing more is made than the caller reads.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["SLICE_BYTES", "SLICE_STEPS", "Slices"]
+__all__ = ["SLICE_BYTES", "SLICE_STEPS", "Book", "Slices"]
 
 SLICE_BYTES = 16 * 1024
 """After so much text it is the turn of others: some 2 ms."""
+SLICE_ITEMS = 50
+"""Or after so many payments."""
 SLICE_STEPS = 500
 """Or after so many things looked at: some 2 ms where each takes a look at an announcement."""
 
@@ -49,3 +51,32 @@ class Slices:
                 text, size, steps = [], 0, 0
                 await asyncio.sleep(0)
         yield "".join([*text, "]"]).encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Book:
+    """An object of long lists that are read a page at a time, as the caller reads them.
+
+    Attributes:
+        lists: by name: gives the pages of each.
+    """
+
+    lists: Mapping[str, AsyncIterator[list[Any]]]
+
+    async def encoded(self, encode: Callable[[Any], str]) -> AsyncIterator[bytes]:
+        """Write the lists down, one after another.
+
+        Args:
+            encode: makes JSON of an item.
+        """
+        mark = "{"
+        for name, pages in self.lists.items():
+            yield f"{mark}{encode(name)}:[".encode()
+            mark, is_first = "],", True
+            async for page in pages:
+                for start in range(0, len(page), SLICE_ITEMS):
+                    text = ",".join(map(encode, page[start : start + SLICE_ITEMS]))
+                    yield (text if is_first else f",{text}").encode()
+                    is_first = False
+                    await asyncio.sleep(0)
+        yield b"]}"

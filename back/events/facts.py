@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
-from uuid import UUID
+from uuid import UUID, uuid5
 
 from back.events.types import TYPES
 from back.storage import outbox
@@ -36,7 +36,9 @@ __all__ = [
     "channel_ready",
     "channel_state_changed",
     "failed_json",
+    "moment_json",
     "onion_message_received",
+    "part_id",
     "payment_failed",
     "payment_received",
     "payment_relayed",
@@ -85,7 +87,7 @@ class SentPart(NamedTuple):
     """An HTLC of a payment that succeeded.
 
     Attributes:
-        id: of the part; that of the payment where it has no parts.
+        id: of the part; see :func:`part_id`.
         amount_with_fees_msat: that went out of our channel.
         fees_msat: of it.
         route: None: not known any more.
@@ -135,6 +137,11 @@ class FailedTry:
     index: int = 0
     started_at_ms: int = 0
     failed_at_ms: int = 0
+
+
+def part_id(payment_id: UUID, number: int) -> UUID:
+    """Return the id of a part (an attempt) of a payment: always the same one."""
+    return uuid5(payment_id, str(number))
 
 
 def payment_sent(sent: Sent) -> "Write":
@@ -321,6 +328,7 @@ def moment_json(unix_ms: int) -> dict[str, Any]:
 def sent_json(sent: Sent) -> dict[str, Any]:
     """A payment of ours that succeeded, as the event and `audit` show it."""
     paid = sum(part.amount_with_fees_msat for part in sent.parts)
+    settled_at_ms = max((part.settled_at_ms for part in sent.parts), default=sent.started_at_ms)
     return {
         "id": str(sent.id),
         "paymentHash": sent.payment_hash.hex(),
@@ -328,9 +336,9 @@ def sent_json(sent: Sent) -> dict[str, Any]:
         "recipientAmount": sent.recipient_amount_msat,
         "recipientNodeId": sent.recipient_node_id.hex(),
         "parts": [_sent_part_json(part) for part in sent.parts],
-        "fees": paid - sent.recipient_amount_msat,
+        "fees": paid - sent.recipient_amount_msat if sent.parts else 0,
         "startedAt": moment_json(sent.started_at_ms),
-        "settledAt": moment_json(max(part.settled_at_ms for part in sent.parts)),
+        "settledAt": moment_json(settled_at_ms),
     }
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from back.events.books import Books
 from back.events.hub import EventHub
 from back.events.publisher import EventPublisher, PublisherRules
 from back.events.rows import StoredRows
@@ -25,11 +26,13 @@ class Events:
         bulk: the connection for bulk; who made it starts and stops it.
 
     Attributes:
+        books: of payments.
         hub: websockets.
         publisher: of the stream.
     """
 
     def __init__(self, settings: "BackSettings", store: "Store", bulk: "FabricClient") -> None:
+        self.books = Books(store)
         self.hub = EventHub()
         self.publisher = EventPublisher(
             bulk,

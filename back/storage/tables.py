@@ -379,6 +379,31 @@ Index(
     postgresql_where=text("NOT is_noted"),
 )
 
+# --- the books ------------------------------------------------------------------------------------
+
+Index(
+    "ix_payments_sent",
+    payments.c.completed_at,
+    payments.c.id,
+    sqlite_where=text("state = 'sent'"),
+    postgresql_where=text("state = 'sent'"),
+)
+Index(
+    "ix_invoices_paid",
+    invoices.c.paid_at,
+    invoices.c.payment_hash,
+    sqlite_where=text("paid_at IS NOT NULL"),
+    postgresql_where=text("paid_at IS NOT NULL"),
+)
+Index(
+    "ix_forwards_fulfilled",
+    forwards.c.completed_at_ms,
+    forwards.c.in_key_index,
+    forwards.c.in_htlc_id,
+    sqlite_where=text("state = 'fulfilled'"),
+    postgresql_where=text("state = 'fulfilled'"),
+)
+
 # --- what others are told -------------------------------------------------------------------------
 
 own_updates = Table(

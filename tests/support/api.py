@@ -14,6 +14,7 @@ from back.api.app import create_app
 from back.api.server import ApiServer
 from back.chain.feerates import Feerates
 from back.chain.wallet import Balance
+from back.events.books import Books
 from back.events.hub import EventHub
 from shared.chain import REGTEST
 from shared.errors import BitcoindUnavailable, CommandError
@@ -121,7 +122,7 @@ def api_node(node: Node, wallet: Wallet) -> Any:
         channels=node.channels,
         payments=node.payments,
         graph=SimpleNamespace(is_ready=True, table=Table()),
-        events=SimpleNamespace(hub=EventHub()),
+        events=SimpleNamespace(hub=EventHub(), books=Books(node.store)),
     )
 
 
