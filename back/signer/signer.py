@@ -12,6 +12,7 @@ from back.signer.guard import RevocationGuard
 from back.signer.keys import draw_key_index, node_secret, root_key
 from back.transactions.transaction import double_sha256
 from shared.crypto import noise, sphinx
+from shared.crypto.recipient_data import Opened, open_recipient_data
 from shared.crypto.signature import public_key, sign_compact, sign_recoverable
 from shared.errors import InvariantError
 from shared.wire import ChannelAnnouncement, ChannelUpdate, NodeAnnouncement, encode
@@ -110,6 +111,19 @@ class Signer:
             InvalidOnion: carries the failure code to answer.
         """
         return sphinx.peel(self._node_secret.get_secret_value(), packet, associated_data, path_key)
+
+    def open_recipient_data(self, path_key: bytes, encrypted: bytes) -> Opened:
+        """Read what the maker of a blinded path tells us (BOLT 4 § Route Blinding).
+
+        Args:
+            path_key: as it came with the onion, or in its payload.
+            encrypted: encrypted_recipient_data.
+
+        Raises:
+            InvalidOnion: with invalid_onion_blinding.
+        """
+        secret = self._node_secret.get_secret_value()
+        return open_recipient_data(secret, path_key, encrypted)
 
     def sign_gossip(self, digest: bytes) -> bytes:
         """Sign with the node key: 64 bytes (BOLT 7)."""

@@ -59,9 +59,7 @@ from shared.wire.message import (
     signed_data,
     to_json,
 )
-from shared.wire.onion import (
-    OnionMessage,
-)
+from shared.wire.onion import BlindedHop, BlindedPath, BlindedPayinfo, OnionMessage
 from shared.wire.open import (
     AcceptChannel,
     AcceptChannel2,
@@ -121,6 +119,9 @@ __all__ = [
     "Announcement",
     "AnnouncementSignatures",
     "AttributionData",
+    "BlindedHop",
+    "BlindedPath",
+    "BlindedPayinfo",
     "ChannelAnnouncement",
     "ChannelReady",
     "ChannelReestablish",

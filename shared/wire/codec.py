@@ -22,6 +22,7 @@ __all__ = [
     "Counted",
     "Fixed",
     "Flag",
+    "NodeName",
     "Packed",
     "Reader",
     "Repeated",
@@ -243,21 +244,41 @@ class Repeated:
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """A ``u16`` count and that many of ``item``."""
+    """A count of ``size`` bytes and that many of ``item``."""
 
     item: Codec[Any]
+    size: int = 2
 
     def write(self, value: list[Any]) -> bytes:
         """Encode the count and the items; the model limits their number."""
-        return len(value).to_bytes(2, "big") + b"".join(map(self.item.write, value))
+        return len(value).to_bytes(self.size, "big") + b"".join(map(self.item.write, value))
 
     def read(self, reader: Reader) -> list[Any]:
         """Decode the count, then that many items."""
-        count = int.from_bytes(reader.take(2), "big")
+        count = int.from_bytes(reader.take(self.size), "big")
         return [self.item.read(reader) for _ in range(count)]
 
     def __str__(self) -> str:
-        return f"u16 num, num*({self.item})"
+        return f"{UInt(self.size)} num, num*({self.item})"
+
+
+@dataclass(frozen=True, slots=True)
+class NodeName:
+    """A node by its id, or by a channel and its end there: ``sciddir_or_pubkey`` (BOLT 1)."""
+
+    def write(self, value: bytes) -> bytes:
+        """Return ``value`` unchanged; the model checks it."""
+        return value
+
+    def read(self, reader: Reader) -> bytes:
+        """Take 9 or 33 bytes, as the first of them says."""
+        first = reader.take(1)
+        if first[0] > 3:
+            raise malformed(f"sciddir_or_pubkey starts with {first.hex()}")
+        return first + reader.take(8 if first[0] < 2 else 32)
+
+    def __str__(self) -> str:
+        return "sciddir_or_pubkey"
 
 
 @dataclass(frozen=True, slots=True)

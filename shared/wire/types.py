@@ -15,6 +15,7 @@ from shared.wire.codec import (
     Counted,
     Fixed,
     Flag,
+    NodeName,
     Repeated,
     Rest,
     SInt,
@@ -41,6 +42,7 @@ __all__ = [
     "ChannelId",
     "HoldTimes",
     "MilliSatoshi",
+    "NodeRef",
     "OnionPacket",
     "Point",
     "Presence",
@@ -94,6 +96,18 @@ Point: TypeAlias = Annotated[
     bytes, Field(min_length=33, max_length=33), AfterValidator(_compressed), Fixed(33, "point")
 ]
 """A compressed point. Only length and first byte are checked; the curve is, where it is used."""
+
+
+def _names_node(value: bytes) -> bytes:
+    if len(value) != (9 if value[0] < 2 else 33) or value[0] > 3:
+        raise ValueError("neither a point nor a short_channel_id and its side")
+    return value
+
+
+NodeRef: TypeAlias = Annotated[
+    bytes, Field(min_length=9, max_length=33), AfterValidator(_names_node), NodeName()
+]
+"""``sciddir_or_pubkey``: 33 bytes, a node id; or 9, which end (00: node_id_1) of which channel."""
 Signature: TypeAlias = Annotated[bytes, Field(min_length=64, max_length=64), Fixed(64, "signature")]
 """A compact signature, 32 bytes r and 32 bytes s."""
 ChannelId: TypeAlias = Annotated[
