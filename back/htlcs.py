@@ -126,7 +126,7 @@ class Htlcs:
         asked = interpret(htlc, peeled, _sealed)
         match asked:
             case Final():
-                self._receiver.received(runner, effect)
+                self._receiver.received(runner, asked, exceeds_dust=effect.exceeds_dust_exposure)
             case Forward():
                 self._relay.received(runner, asked, exceeds_dust=effect.exceeds_dust_exposure)
             case decision:

@@ -10,9 +10,11 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from back.payment import hints
+from back.payment.kind import InvoiceKind
+from back.payment.multipart import Set
 from back.payment.receive import MIN_FINAL_CLTV_EXPIRY_DELTA, Standing
 from back.storage import invoices as stored
-from back.storage.invoices import Invoice, InvoiceState
+from back.storage.invoices import Invoice, InvoiceState, ReceivedHtlc
 from back.storage.tables import NODE_SHARD
 from shared import bolt11
 from shared.errors import CommandError, WriteRefused
@@ -23,13 +25,15 @@ if TYPE_CHECKING:
 
     from back.channel.model import Channel
     from back.signer.signer import Signer
+    from back.storage.statements import Write
     from back.storage.store import Store
     from shared.chain import Chain
 
-__all__ = ["INVOICE_FEATURES", "InvoiceRequest", "Invoices", "Known"]
+__all__ = ["INVOICE_FEATURES", "BlindedInvoice", "InvoiceRequest", "Invoices", "Known"]
 
-INVOICE_FEATURES = FeatureSet.of(required=(Feature.var_onion_optin, Feature.payment_secret))
-"""One HTLC pays all: basic_mpp is not offered."""
+INVOICE_FEATURES = FeatureSet.of(
+    required=(Feature.var_onion_optin, Feature.payment_secret), optional=(Feature.basic_mpp,)
+)
 DEFAULT_EXPIRY_S = 3600
 MAX_EXPIRY_S = 10 * 365 * 86_400
 MAX_DESCRIPTION_BYTES = 639
@@ -58,6 +62,44 @@ class InvoiceRequest:
     hinted: frozenset[bytes] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class BlindedInvoice:
+    """An invoice that is paid through blinded paths (BOLT 12).
+
+    Attributes:
+        path_id: that we wrote into the last hop of each of its paths; at least 32 bytes that
+            nobody can guess, and in no other invoice.
+        amount_msat: of the invoice.
+        description: for lists.
+        created_at: unix seconds.
+        expiry_s: seconds after ``created_at``.
+        text: the invoice as given out, for lists.
+    """
+
+    preimage: bytes = field(repr=False)
+    path_id: bytes = field(repr=False)
+    amount_msat: int
+    description: str
+    created_at: int
+    expiry_s: int
+    text: str = ""
+
+    @property
+    def record(self) -> Invoice:
+        """It, as it is stored."""
+        return Invoice(
+            payment_hash=hashlib.sha256(self.preimage).digest(),
+            preimage=self.preimage,
+            payment_secret=self.path_id,
+            bolt11=self.text,
+            amount_msat=self.amount_msat,
+            description=self.description,
+            created_at=self.created_at,
+            expiry_s=self.expiry_s,
+            kind=InvoiceKind.BOLT12,
+        )
+
+
 @dataclass(slots=True, eq=False)
 class Known:
     """An invoice at hand: the one object that says whether it is paid.
@@ -66,11 +108,15 @@ class Known:
         invoice: as stored, or as it will be once ``settling`` is False.
         paid_by: (key_index, id) of the HTLCs that paid it.
         settling: the commit that makes it paid has not ended.
+        is_held: HTLCs wait for the rest of a payment.
+        is_stored: it has a row, or else gets one in the commit that makes it paid.
     """
 
     invoice: Invoice
     paid_by: frozenset[tuple[int, int]] = frozenset()
     settling: bool = False
+    is_held: bool = False
+    is_stored: bool = True
 
     @property
     def standing(self) -> Standing:
@@ -83,11 +129,21 @@ class Known:
             expires_at=invoice.created_at + invoice.expiry_s,
             is_paid=invoice.state is InvoiceState.PAID,
             paid_by=self.paid_by,
+            kind=invoice.kind,
         )
 
 
+Recognise = Callable[[bytes, bytes], BlindedInvoice | None]
+"""(path_id, payment_hash) → the invoice that was given out for them."""
+
+
 class Invoices:
-    """Makes and finds invoices."""
+    """Makes and finds invoices.
+
+    Attributes:
+        recognise: asked for blinded invoices that have no row, if they need none until they are
+            paid: everything is in their path_id. Called in the event loop: must not block.
+    """
 
     def __init__(
         self,
@@ -115,6 +171,7 @@ class Invoices:
         self._channels = channels
         self._clock = clock
         self._entropy = entropy
+        self.recognise: Recognise | None = None
         self._kept: OrderedDict[bytes, Known] = OrderedDict()
         self._reading: dict[bytes, asyncio.Task[Known | None]] = {}
 
@@ -154,12 +211,25 @@ class Invoices:
             created_at=invoice.timestamp,
             expiry_s=invoice.expiry_s,
         )
+        await self._add(record)
+        return text, invoice
+
+    async def create_blinded(self, invoice: BlindedInvoice) -> Invoice:
+        """Store an invoice that is paid through blinded paths, before it is given out.
+
+        Raises:
+            CommandError: there is one with this payment_hash.
+            BackendError: it could not be stored.
+        """
+        await self._add(record := invoice.record)
+        return record
+
+    async def _add(self, record: Invoice) -> None:
         try:
             await self._store.committer.submit(NODE_SHARD, [stored.add_invoice(record)])
         except WriteRefused:
             raise CommandError("there is an invoice with this payment hash already") from None
         self._keep(Known(record))
-        return text, invoice
 
     def _routes(self, request: InvoiceRequest) -> tuple[tuple[bolt11.RouteHint, ...], ...]:
         channels = self._channels()
@@ -214,6 +284,7 @@ class Invoices:
         since: int,
         until: int,
         state: InvoiceState | None = None,
+        kind: InvoiceKind | None = None,
         limit: int = 1000,
         skip: int = 0,
     ) -> list[Invoice]:
@@ -221,37 +292,79 @@ class Invoices:
         now = int(self._clock())
         return await self._store.read(
             lambda c: stored.list_invoices(
-                c, since=since, until=until, state=state, now=now, limit=limit, skip=skip
+                c,
+                since=since,
+                until=until,
+                state=state,
+                kind=kind,
+                now=now,
+                limit=limit,
+                skip=skip,
             )
         )
 
     # --- being paid -------------------------------------------------------------------------------
 
-    def settling(self, known: Known, key_index: int, htlc_id: int, amount_msat: int) -> Invoice:
-        """Take note that an HTLC is about to pay an invoice; return it as it will be."""
-        known.invoice = replace(
-            known.invoice,
-            state=InvoiceState.PAID,
-            received_msat=amount_msat,
-            paid_at=int(self._clock()),
+    def unlisted(self, payment_hash: bytes, path_id: bytes) -> Known | None:
+        """Return a blinded invoice that has no row before it is paid; None: there is no such."""
+        found = self.recognise(path_id, payment_hash) if self.recognise is not None else None
+        if found is None or found.record.payment_hash != payment_hash:
+            return None
+        return Known(found.record, is_stored=False)
+
+    def settling(self, known: Known, paying: Set) -> "list[Write]":
+        """Take note that HTLCs are about to pay an invoice; return the rows that make it so."""
+        now = int(self._clock())
+        amount_msat = paying.received_msat
+        invoice = replace(
+            known.invoice, state=InvoiceState.PAID, received_msat=amount_msat, paid_at=now
         )
-        known.paid_by = frozenset({(key_index, htlc_id)})
+        if invoice.kind is InvoiceKind.KEYSEND:
+            invoice = replace(invoice, amount_msat=paying.total_msat)
+        known.invoice = invoice
+        known.paid_by = frozenset(part.key for part in paying.parts)
         known.settling = True
-        return known.invoice
+        self._keep(known)
+        if known.is_stored:
+            rows = [stored.invoice_paid(invoice.payment_hash, amount_msat, now)]
+        else:
+            rows = [stored.add_invoice(invoice)]
+        for part in paying.parts:
+            htlc = ReceivedHtlc(
+                invoice.payment_hash, part.key_index, part.id, part.amount_msat, now
+            )
+            rows.append(stored.received_htlc(htlc))
+        return rows
+
+    async def commit(self, shards: "Iterable[int]", rows: "list[Write]") -> None:
+        """Make rows of :meth:`settling` durable.
+
+        Args:
+            shards: of the peers whose HTLCs pay.
+            rows: what to write.
+
+        Raises:
+            StorageUnavailable: nothing was written.
+            WriteRefused: the invoice is not what we thought.
+            LeaseLost: another back owns a shard.
+        """
+        await self._store.committer.submit({NODE_SHARD, *shards}, rows)
 
     def settled(self, known: Known) -> None:
         """Take note that the commit of :meth:`settling` has ended well."""
         known.settling = False
+        known.is_stored = True
 
     def unsettled(self, known: Known) -> None:
         """Take note that it has not: what is true stands in the database."""
-        self._kept.pop(known.invoice.payment_hash, None)
+        if self._kept.get(known.invoice.payment_hash) is known:
+            del self._kept[known.invoice.payment_hash]
 
     def _keep(self, known: Known) -> None:
         self._kept[known.invoice.payment_hash] = known
         while len(self._kept) > KEPT:
             oldest, first = next(iter(self._kept.items()))
-            if first.settling:
+            if first.settling or first.is_held:
                 self._kept.move_to_end(oldest)
                 break
             del self._kept[oldest]

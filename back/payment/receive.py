@@ -1,39 +1,33 @@
-"""What to do with an HTLC that was irrevocably added (BOLT 4 § Payload for the Last Node). Pure.
+"""What to do with an HTLC that is a payment to us (BOLT 4 § Payload for the Last Node). Pure.
 
 The failure codes are those of BOLT 4 § Failure Messages; of several the first of its list is told.
-Multi-part payments are not supported yet: one HTLC pays all, or fails.
 """
 
 import hmac
 from dataclasses import dataclass, field
 from hashlib import sha256
+from typing import TypeAlias
 
 from back.channel.model import Htlc
-from back.payment.decision import (
-    Decision,
-    Fail,
-    Fulfil,
-    Malformed,
-    settlement,
-    unreadable,
-)
-from shared.crypto.failures import INVALID_ONION_BLINDING, encode_failure
-from shared.crypto.payload import Payload, decode_payload
-from shared.crypto.sphinx import Peeled
-from shared.errors import InvalidOnion
+from back.payment.decision import Decision, Fulfil
+from back.payment.kind import InvoiceKind
+from back.payment.multipart import MAX_OVERPAYMENT, Part
+from back.relay.onion import Final
+from shared.crypto.failures import encode_failure
+from shared.crypto.payload import Payload
 
 __all__ = [
     "ACCEPTED_CLTV_EXPIRY_DELTA",
     "MIN_FINAL_CLTV_EXPIRY_DELTA",
-    "Decision",
-    "Fail",
-    "Fulfil",
-    "Malformed",
+    "MPP_TIMEOUT",
+    "TEMPORARY",
+    "Claim",
+    "Judgement",
     "Now",
     "Standing",
-    "decide",
-    "settlement",
-    "unreadable",
+    "judge",
+    "keysend_preimage",
+    "unknown_details",
 ]
 
 ACCEPTED_CLTV_EXPIRY_DELTA = 27
@@ -42,7 +36,8 @@ end, so the peer has 9 to take the preimage."""
 MIN_FINAL_CLTV_EXPIRY_DELTA = ACCEPTED_CLTV_EXPIRY_DELTA + 3
 """What our invoices ask for: up to three blocks may come while the HTLC is on its way."""
 
-MAX_OVERPAYMENT = 2
+MPP_TIMEOUT = encode_failure("mpp_timeout")
+TEMPORARY = encode_failure("temporary_node_failure")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +45,7 @@ class Now:
     """When the decision is made.
 
     Attributes:
-        unix_s: seconds since 1970.
+        unix_s: seconds since 1970; when the first HTLC of the same payment came.
         height: of the chain.
     """
 
@@ -63,10 +58,12 @@ class Standing:
     """The invoice of a payment_hash, and which HTLCs paid it.
 
     Attributes:
+        payment_secret: or the path_id, of a BOLT 12 invoice.
         amount_msat: as asked for; None: any.
         expires_at: seconds since 1970.
         is_paid: paid, or about to be.
         paid_by: (key_index, id) of the HTLCs that did it.
+        kind: what proves that the payer means this invoice.
     """
 
     preimage: bytes = field(repr=False)
@@ -75,77 +72,118 @@ class Standing:
     expires_at: int
     is_paid: bool = False
     paid_by: frozenset[tuple[int, int]] = frozenset()
+    kind: InvoiceKind = InvoiceKind.BOLT11
 
 
-def decide(
-    htlc: Htlc, peeled: Peeled, key_index: int, standing: Standing | None, now: Now
-) -> Decision:
-    """Decide on one HTLC.
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The HTLC is as it should be: it counts towards what the payer promised.
+
+    Attributes:
+        total_msat: that all HTLCs of the payment bring together.
+    """
+
+    part: Part
+    total_msat: int
+
+
+Judgement: TypeAlias = Decision | Claim
+
+
+def judge(
+    final: Final,
+    key_index: int,
+    standing: Standing | None,
+    now: Now,
+    *,
+    may_take: bool = True,
+) -> Judgement:
+    """Look at one HTLC by itself.
 
     Args:
-        htlc: as received.
-        peeled: its onion, our layer off.
+        final: it, and what its onion says.
         key_index: of its channel.
-        standing: of its payment_hash; None: no invoice of ours has it.
+        standing: of its payment_hash; None: nothing of ours has it.
         now: when.
+        may_take: False: nothing is taken now, whatever it would pay.
+
+    Returns:
+        Fulfil, where this very HTLC was decided on before a restart and the decision did not reach
+        its channel; a failure; or a claim.
     """
-    if htlc.path_key is not None:
-        return Malformed(INVALID_ONION_BLINDING)
-    try:
-        payload = decode_payload(peeled.payload)
-    except InvalidOnion as error:
-        return unreadable(error)
-    wrong = _payload_failure(htlc, payload, is_final=peeled.is_final)
-    return Fail(wrong) if wrong else _final(htlc, payload, key_index, standing, now)
-
-
-def _final(
-    htlc: Htlc, payload: Payload, key_index: int, standing: Standing | None, now: Now
-) -> Decision:
+    htlc, payload = final.htlc, final.payload
     if standing is not None and (key_index, htlc.id) in standing.paid_by:
-        # Decided before a restart, and the decision did not reach the channel.
         return Fulfil(standing.preimage)
-    if standing is None or not _is_what_we_asked_for(htlc, payload, standing, now):
-        details = {"htlc_msat": htlc.amount_msat, "height": now.height}
-        return Fail(encode_failure("incorrect_or_unknown_payment_details", **details))
-    wrong = _tampering_failure(htlc, payload)
-    return Fail(wrong) if wrong else Fulfil(standing.preimage)
+    if not may_take:
+        return final.refused(TEMPORARY)
+    total_msat = _total_msat(final)
+    if standing is None or not _is_what_we_asked_for(final, total_msat, standing, now):
+        return final.refused(unknown_details(htlc, now.height))
+    if wrong := _tampering_failure(htlc, payload):
+        return final.refused(wrong)
+    forwarded_msat = payload.amt_to_forward or 0
+    part = Part(key_index, htlc.id, htlc.amount_msat, forwarded_msat, htlc.cltv_expiry)
+    return Claim(part, total_msat)
 
 
-def _payload_failure(htlc: Htlc, payload: Payload, *, is_final: bool) -> bytes:
-    """Say what keeps a payload from being one for us; empty if nothing."""
-    if payload.current_path_key is not None or payload.encrypted_recipient_data is not None:
-        digest = sha256(htlc.onion_routing_packet).digest()
-        return encode_failure("invalid_onion_blinding", sha256_of_onion=digest)
-    for number, value in ((2, payload.amt_to_forward), (4, payload.outgoing_cltv_value)):
-        if value is None:
-            return encode_failure("invalid_onion_payload", type=number, offset=0)
-    if is_final:
-        return b""
-    if payload.short_channel_id is None:
-        return encode_failure("invalid_onion_payload", type=6, offset=0)
-    # Nothing is forwarded yet, so there is no next peer that we know.
-    return encode_failure("unknown_next_peer")
+def keysend_preimage(final: Final) -> bytes | None:
+    """Return the preimage that the payer sent along; None if there is none that fits."""
+    preimage = final.payload.keysend_preimage
+    if preimage is None or final.opened is not None:
+        return None
+    return preimage if sha256(preimage).digest() == final.htlc.payment_hash else None
 
 
-def _is_what_we_asked_for(htlc: Htlc, payload: Payload, standing: Standing, now: Now) -> bool:
-    """Whether what the payer answers for is right: one code for all, so that nobody can probe."""
-    data = payload.payment_data
-    if standing.is_paid or data is None:
-        return False
+def unknown_details(htlc: Htlc, height: int) -> bytes:
+    """Return the one failure for all that the payer answers for, so that nobody can probe."""
+    details = {"htlc_msat": htlc.amount_msat, "height": height}
+    return encode_failure("incorrect_or_unknown_payment_details", **details)
+
+
+def _total_msat(final: Final) -> int:
+    """What the payer promises; a payment that does not say it is no part of a larger one."""
+    payload = final.payload
+    if final.opened is not None:
+        return payload.total_amount_msat or 0
+    if payload.payment_data is not None:
+        return payload.payment_data.total_msat
+    return payload.amt_to_forward or 0
+
+
+def _is_what_we_asked_for(final: Final, total_msat: int, standing: Standing, now: Now) -> bool:
     return (
-        now.unix_s < standing.expires_at
-        and hmac.compare_digest(data.payment_secret, standing.payment_secret)
-        and data.total_msat == payload.amt_to_forward
-        and _is_amount_right(standing.amount_msat, data.total_msat)
-        and htlc.cltv_expiry >= now.height + ACCEPTED_CLTV_EXPIRY_DELTA
+        not standing.is_paid
+        and now.unix_s < standing.expires_at
+        and _is_meant(final, standing)
+        and (final.payload.amt_to_forward or 0) > 0
+        and _is_amount_right(standing.amount_msat, total_msat)
+        and final.htlc.cltv_expiry >= now.height + ACCEPTED_CLTV_EXPIRY_DELTA
     )
 
 
-def _is_amount_right(asked_msat: int | None, paid_msat: int) -> bool:
+def _is_meant(final: Final, standing: Standing) -> bool:
+    """Whether the payer, and not a node on the way, made this HTLC for this invoice."""
+    secret = _shown_secret(final, standing.kind)
+    return secret is not None and hmac.compare_digest(secret, standing.payment_secret)
+
+
+def _shown_secret(final: Final, kind: InvoiceKind) -> bytes | None:
+    data = final.payload.payment_data
+    if kind is InvoiceKind.BOLT12:
+        return final.opened.path_id if final.opened is not None else None
+    if final.opened is not None:
+        return None
+    if kind is InvoiceKind.KEYSEND:
+        preimage = keysend_preimage(final)
+        if preimage is None or data is None:
+            return preimage
+    return data.payment_secret if data is not None else None
+
+
+def _is_amount_right(asked_msat: int | None, total_msat: int) -> bool:
     if asked_msat is None:
-        return paid_msat > 0
-    return asked_msat <= paid_msat <= MAX_OVERPAYMENT * asked_msat
+        return total_msat > 0
+    return asked_msat <= total_msat <= MAX_OVERPAYMENT * asked_msat
 
 
 def _tampering_failure(htlc: Htlc, payload: Payload) -> bytes:

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from back.payment.history import find_payments
 from back.payment.invoices import Invoices
-from back.payment.receiver import Receiver
+from back.payment.receiver import ReceivePolicy, Receiver
 from back.payment.sender import Sender
 
 if TYPE_CHECKING:
@@ -33,7 +33,13 @@ class Payments:
     """
 
     def __init__(
-        self, store: "Store", signer: "Signer", channels: "Channels", chain: "Chain"
+        self,
+        store: "Store",
+        signer: "Signer",
+        channels: "Channels",
+        chain: "Chain",
+        receiving: ReceivePolicy | None = None,
+        is_tip_safe: Callable[[], bool] = lambda: True,
     ) -> None:
         self._store = store
         self._channels = channels
@@ -45,10 +51,11 @@ class Payments:
             lambda: [runner.channel for runner in channels.runners.values()],
         )
         self.receiver = Receiver(
-            signer,
             self.invoices,
             self._height,
             lambda outcome: self._told("received", "ok" if outcome == "received" else "failed"),
+            receiving or ReceivePolicy(),
+            is_tip_safe=is_tip_safe,
         )
         self.sender = Sender(
             store,

@@ -6,11 +6,13 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, select
 
+from back.payment.kind import InvoiceKind
 from back.storage.statements import Write, delete, insert, insert_if_absent, update
 from back.storage.tables import invoices, received_htlcs
 
 __all__ = [
     "Invoice",
+    "InvoiceKind",
     "InvoiceState",
     "ReceivedHtlc",
     "add_invoice",
@@ -33,10 +35,11 @@ class InvoiceState(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Invoice:
-    """An invoice of ours.
+    """An invoice of ours, or a payment that came without one.
 
     Attributes:
-        bolt11: as given out.
+        payment_secret: or the path_id of a BOLT 12 invoice.
+        bolt11: as given out, also of a BOLT 12 invoice; empty where nothing was.
         amount_msat: None: any.
         created_at: unix seconds.
         expiry_s: seconds after ``created_at``.
@@ -54,6 +57,7 @@ class Invoice:
     state: InvoiceState = InvoiceState.UNPAID
     received_msat: int = 0
     paid_at: int | None = None
+    kind: InvoiceKind = InvoiceKind.BOLT11
 
     def state_at(self, unix_s: int) -> InvoiceState:
         """Return the state as people mean it: unpaid invoices expire."""
@@ -92,7 +96,7 @@ _RECEIVED = insert_if_absent(received_htlcs, _HASH)
 
 
 def add_invoice(invoice: Invoice) -> Write:
-    """Return the write of a new invoice; refused if its payment_hash exists."""
+    """Return the write of a new invoice, paid or not; refused if its payment_hash exists."""
     return _ADD.write(
         payment_hash=invoice.payment_hash,
         preimage=invoice.preimage,
@@ -105,6 +109,7 @@ def add_invoice(invoice: Invoice) -> Write:
         state=invoice.state.value,
         received_msat=invoice.received_msat,
         paid_at=invoice.paid_at,
+        kind=invoice.kind.value,
     )
 
 
@@ -145,6 +150,7 @@ def list_invoices(
     since: int = 0,
     until: int = 1 << 62,
     state: InvoiceState | None = None,
+    kind: InvoiceKind | None = None,
     now: int = 0,
     limit: int = 1000,
     skip: int = 0,
@@ -156,11 +162,14 @@ def list_invoices(
         since: unix seconds.
         until: unix seconds.
         state: only those; UNPAID and EXPIRED are told apart by ``now``.
+        kind: only those.
         now: unix seconds.
         limit: at most so many.
         skip: after leaving out so many.
     """
     query = select(invoices).where(invoices.c.created_at >= since, invoices.c.created_at < until)
+    if kind is not None:
+        query = query.where(invoices.c.kind == kind.value)
     end = invoices.c.created_at + invoices.c.expiry_s
     match state:
         case InvoiceState.PAID:
@@ -183,4 +192,5 @@ def list_received_htlcs(connection: Connection, payment_hash: bytes) -> list[Rec
 
 def _invoice(row: Row[Any]) -> Invoice:
     values = row._asdict()
-    return Invoice(**{**values, "state": InvoiceState(values["state"])})
+    state, kind = InvoiceState(values["state"]), InvoiceKind(values["kind"])
+    return Invoice(**{**values, "state": state, "kind": kind})

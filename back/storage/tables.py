@@ -274,6 +274,7 @@ invoices = Table(
     Column("state", Text, nullable=False),
     Column("received_msat", Int64, nullable=False),
     Column("paid_at", Int64),
+    Column("kind", Text, nullable=False, server_default="bolt11"),
 )
 """Our invoices."""
 Index("ix_invoices_state_created_at", invoices.c.state, invoices.c.created_at)

@@ -10,9 +10,11 @@ import pytest
 from support.payment_nodes import FULFIL_OR_FAIL, Pair, pair_of_nodes
 from support.waiting import until
 
-from back.channel.events import FailHtlc, FulfillHtlc, OfferHtlc
+from back.channel.events import FulfillHtlc, OfferHtlc
 from back.channel.model import Failed
 from back.payment import send
+from back.payment.decision import Fail, settlement
+from back.runner import ChannelRunner
 from back.storage import invoices as stored_invoices, payments as stored_payments
 from back.storage.invoices import InvoiceState
 from back.storage.payments import PaymentState
@@ -229,16 +231,13 @@ async def test_a_passing_trouble_of_the_payee_is_tried_on_another_channel(
     decide = receiver.received
     refused: list[int] = []
 
-    def trouble(runner, effect) -> None:  # type: ignore[no-untyped-def]
+    def trouble(runner, final, *, exceeds_dust=False) -> None:  # type: ignore[no-untyped-def]
         if refused:
-            decide(runner, effect)
+            decide(runner, final, exceeds_dust=exceeds_dust)
             return
         refused.append(runner.channel.parameters.key_index)
-        peeled = pair.bob.signer.peel_onion(
-            effect.htlc.onion_routing_packet, effect.htlc.payment_hash
-        )
-        message = bytes.fromhex("2002")
-        runner.post(FailHtlc(effect.htlc.id, sphinx.create_error(peeled.shared_secret, message)))
+        decision = Fail(bytes.fromhex("2002"))
+        runner.post(settlement(final.htlc, decision, final.shared_secret))
 
     receiver.received = trouble  # type: ignore[method-assign]
     paid = await pair.alice.pay(text)
@@ -423,14 +422,26 @@ async def test_an_htlc_waits_for_the_database_to_come_back(
     assert len(asked) > 1
 
 
-async def test_an_invoice_whose_fulfilment_was_not_stored_is_unpaid_still(pair: Pair) -> None:
+async def test_an_invoice_whose_fulfilment_was_not_stored_is_unpaid_still(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The database says that it is not as we thought: nothing was done, and the payer hears it."""
     text = await pair.bob.invoice(3_000_000)
-    invoices = pair.bob.payments.invoices
-    known = invoices.at_hand(bolt11.decode(text).payment_hash)
-    assert known is not None
-    pair.bob.runner().stop()
-    pair.bob.payments.receiver._settled(known, pair.bob.runner().request(FulfillHtlc(0, b"")))
-    assert invoices.at_hand(known.invoice.payment_hash) is None
-    again = await invoices.find(known.invoice.payment_hash)
+    payment_hash = bolt11.decode(text).payment_hash
+    request = ChannelRunner.request
+
+    def refused(runner: ChannelRunner, event: object, writes: object = ()) -> object:
+        if not isinstance(event, FulfillHtlc):
+            return request(runner, event, writes)  # type: ignore[arg-type]
+        done: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+        done.set_exception(CommandError("nothing was done"))
+        return done
+
+    monkeypatch.setattr(ChannelRunner, "request", refused)
+    paid = await pair.alice.pay(text)
+    assert paid.payment.state is PaymentState.FAILED
+    assert pair.bob.payments.invoices.at_hand(payment_hash) is None
+    again = await pair.bob.payments.invoices.find(payment_hash)
     assert again is not None
     assert again.state is InvoiceState.UNPAID
+    await pair.quiet()

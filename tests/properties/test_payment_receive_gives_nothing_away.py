@@ -8,20 +8,13 @@ from hypothesis import given, settings, strategies as st
 from support.channels import secret
 
 from back.channel.model import Htlc, HtlcState
-from back.payment.receive import (
-    ACCEPTED_CLTV_EXPIRY_DELTA,
-    Fail,
-    Fulfil,
-    Malformed,
-    Now,
-    Standing,
-    decide,
-    settlement,
-    unreadable,
-)
+from back.payment.decision import Fail, Fulfil, Malformed, settlement, unreadable
+from back.payment.multipart import Complete, join
+from back.payment.receive import ACCEPTED_CLTV_EXPIRY_DELTA, Claim, Judgement, Now, Standing, judge
+from back.relay.onion import Final, Forward, interpret
 from shared.crypto import sphinx
-from shared.crypto.failures import BADONION, decode_failure
-from shared.crypto.payload import Payload, PaymentData, encode_payload
+from shared.crypto.failures import BADONION, INVALID_ONION_BLINDING, decode_failure
+from shared.crypto.payload import Payload, PaymentData
 from shared.crypto.signature import public_key
 from shared.errors import InvalidOnion
 
@@ -89,17 +82,18 @@ def payments(draw, standing):  # type: ignore[no-untyped-def]
     return htlc, payload
 
 
+def judged(htlc, payload, key_index, standing):  # type: ignore[no-untyped-def]
+    return judge(Final(htlc, payload, secret("shared")), key_index, standing, NOW)
+
+
 @settings(max_examples=600, deadline=None)
 @given(
     data=st.data(), known=st.sampled_from([True, True, True, False]), key_index=st.integers(0, 1)
 )
-def test_an_htlc_is_fulfilled_if_and_only_if_it_is_what_we_asked_for(
-    data, known, key_index
-) -> None:  # type: ignore[no-untyped-def]
+def test_an_htlc_counts_if_and_only_if_it_is_what_we_asked_for(data, known, key_index) -> None:  # type: ignore[no-untyped-def]
     standing = data.draw(standings()) if known else None
     htlc, payload = data.draw(payments(standing))
-    peeled = sphinx.Peeled(encode_payload(payload), None, secret("shared"))
-    decision = decide(htlc, peeled, key_index, standing, NOW)
+    decision = judged(htlc, payload, key_index, standing)
     proof = payload.payment_data
     is_again = standing is not None and (key_index, htlc.id) in standing.paid_by
     is_right = (
@@ -108,16 +102,19 @@ def test_an_htlc_is_fulfilled_if_and_only_if_it_is_what_we_asked_for(
         and NOW.unix_s < standing.expires_at
         and proof is not None
         and proof.payment_secret == SECRET
-        and proof.total_msat == payload.amt_to_forward
         and (standing.amount_msat or proof.total_msat)
         <= proof.total_msat
         <= 2 * (standing.amount_msat or proof.total_msat)
-        and htlc.amount_msat >= proof.total_msat
+        and htlc.amount_msat >= payload.amt_to_forward > 0
         and htlc.cltv_expiry >= HEIGHT + ACCEPTED_CLTV_EXPIRY_DELTA
         and htlc.cltv_expiry >= payload.outgoing_cltv_value
     )
-    if is_again or is_right:
+    if is_again:
         assert decision == Fulfil(PREIMAGE)
+    elif is_right:
+        assert isinstance(decision, Claim)
+        assert decision.total_msat == proof.total_msat
+        assert decision.part.amt_to_forward_msat == payload.amt_to_forward
     else:
         assert isinstance(decision, Fail)
         assert decode_failure(decision.message).name in FINAL_CODES
@@ -126,19 +123,18 @@ def test_an_htlc_is_fulfilled_if_and_only_if_it_is_what_we_asked_for(
 
 @settings(max_examples=60, deadline=None)
 @given(data=st.data(), count=st.integers(2, 6))
-def test_of_any_number_of_htlcs_one_at_most_is_paid(data, count) -> None:  # type: ignore[no-untyped-def]
+def test_of_any_number_of_htlcs_that_pay_all_one_at_most_is_paid(data, count) -> None:  # type: ignore[no-untyped-def]
     """Each decision is taken note of, as the service does."""
     standing = Standing(PREIMAGE, SECRET, 1_000, NOW.unix_s + 1)
     paid: set[tuple[int, int]] = set()
     for _ in range(count):
         htlc, payload = data.draw(payments(standing))
-        key_index = data.draw(st.integers(0, 1))
-        peeled = sphinx.Peeled(encode_payload(payload), None, secret("shared"))
-        if isinstance(decide(htlc, peeled, key_index, standing, NOW), Fulfil):
-            paid.add((key_index, htlc.id))
-            standing = replace(
-                standing, is_paid=True, paid_by=standing.paid_by | {(key_index, htlc.id)}
-            )
+        decision: Judgement = judged(htlc, payload, data.draw(st.integers(0, 1)), standing)
+        if not isinstance(decision, Claim):
+            continue
+        if isinstance(join(None, decision.part, decision.total_msat, 0.0), Complete):
+            paid.add(decision.part.key)
+            standing = replace(standing, is_paid=True, paid_by=frozenset({decision.part.key}))
     assert len(paid) <= 1
 
 
@@ -161,11 +157,18 @@ def test_any_payload_gets_an_answer_that_the_channel_can_send(payload, is_final,
     )
     standing = Standing(PREIMAGE, SECRET, 1_000, NOW.unix_s + 1)
     peeled = sphinx.Peeled(payload, None if is_final else b"next", secret("shared"))
-    decision = decide(htlc, peeled, 0, standing, NOW)
-    assert not isinstance(decision, Fulfil)
+    asked = interpret(htlc, peeled, _unopened)
+    if isinstance(asked, Forward):
+        return
+    decision = judge(asked, 0, standing, NOW) if isinstance(asked, Final) else asked
+    assert not isinstance(decision, Fulfil | Claim)
     if isinstance(decision, Malformed):
         assert decision.code & BADONION
     assert settlement(htlc, decision, secret("shared")).id == 3
+
+
+def _unopened(_path_key: bytes, _encrypted: bytes):  # type: ignore[no-untyped-def]
+    raise InvalidOnion("not ours", code=INVALID_ONION_BLINDING)
 
 
 @settings(max_examples=100, deadline=None)

@@ -415,7 +415,11 @@ async def test_an_invoice_is_made_parsed_and_found(rig: Rig) -> None:
     assert made["description"] == "ナンセンス 1杯"
     assert made["minFinalCltvExpiry"] == 30
     assert made["routingInfo"] == []
-    needed = {"var_onion_optin": "mandatory", "payment_secret": "mandatory"}
+    needed = {
+        "var_onion_optin": "mandatory",
+        "payment_secret": "mandatory",
+        "basic_mpp": "optional",
+    }
     assert made["features"]["activated"] == needed
     invoice = bolt11.decode(made["serialized"])
     assert invoice.payment_hash.hex() == made["paymentHash"]

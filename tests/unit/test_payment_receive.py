@@ -10,22 +10,24 @@ from support.channels import secret
 from back.channel.events import FailHtlc, FailMalformedHtlc, FulfillHtlc
 from back.channel.htlc import FULFILLED_MARGIN_BLOCKS
 from back.channel.model import Htlc, HtlcState
+from back.payment.decision import Decision, Fail, Fulfil, Malformed, settlement, unreadable
+from back.payment.kind import InvoiceKind
+from back.payment.multipart import Part
 from back.payment.receive import (
     ACCEPTED_CLTV_EXPIRY_DELTA,
     MIN_FINAL_CLTV_EXPIRY_DELTA,
-    Decision,
-    Fail,
-    Fulfil,
-    Malformed,
+    Claim,
+    Judgement,
     Now,
     Standing,
-    decide,
-    settlement,
-    unreadable,
+    judge,
+    keysend_preimage,
 )
+from back.relay.onion import Final, Place
 from shared.crypto import sphinx
 from shared.crypto.failures import INVALID_ONION_BLINDING, decode_failure
 from shared.crypto.payload import Payload, PaymentData, encode_payload
+from shared.crypto.recipient_data import RecipientData
 from shared.crypto.signature import public_key
 from shared.errors import InvalidOnion
 
@@ -37,6 +39,8 @@ NOW = Now(5_000, HEIGHT)
 CLTV = HEIGHT + ACCEPTED_CLTV_EXPIRY_DELTA
 AMOUNT = 1_000_000
 STANDING = Standing(PREIMAGE, SECRET, AMOUNT, NOW.unix_s + 1)
+KEYSEND = replace(STANDING, amount_msat=None, payment_secret=PREIMAGE, kind=InvoiceKind.KEYSEND)
+BLINDED = replace(STANDING, kind=InvoiceKind.BOLT12)
 HTLC = Htlc(
     offered=False,
     id=7,
@@ -48,6 +52,7 @@ HTLC = Htlc(
 )
 DATA = PaymentData(payment_secret=SECRET, total_msat=AMOUNT)
 PAYLOAD = Payload(amt_to_forward=AMOUNT, outgoing_cltv_value=CLTV, payment_data=DATA)
+PATH = RecipientData(path_id=SECRET)
 
 
 def decided(
@@ -55,15 +60,21 @@ def decided(
     payload: Payload = PAYLOAD,
     standing: Standing | None = STANDING,
     *,
-    is_final: bool = True,
+    place: Place = Place.OUTSIDE,
+    opened: RecipientData | None = None,
+    may_take: bool = True,
     **fields: Any,
-) -> Decision:
-    stream = encode_payload(payload.model_copy(update=fields))
-    peeled = sphinx.Peeled(stream, None if is_final else b"next", SHARED)
-    return decide(htlc, peeled, 0, standing, NOW)
+) -> Judgement:
+    final = Final(htlc, payload.model_copy(update=fields), SHARED, place, opened)
+    return judge(final, 0, standing, NOW, may_take=may_take)
 
 
-def failure(decision: Decision) -> tuple[str, dict[str, int | bytes]]:
+def claim(htlc: Htlc = HTLC, forwarded_msat: int = AMOUNT, total_msat: int = AMOUNT) -> Claim:
+    part = Part(0, htlc.id, htlc.amount_msat, forwarded_msat, htlc.cltv_expiry)
+    return Claim(part, total_msat)
+
+
+def failure(decision: Judgement) -> tuple[str, dict[str, int | bytes]]:
     assert isinstance(decision, Fail)
     found = decode_failure(decision.message)
     return found.name, dict(found.fields)
@@ -78,8 +89,8 @@ def paying(total_msat: int, **fields: Any) -> dict[str, Any]:
 DETAILS = ("incorrect_or_unknown_payment_details", {"htlc_msat": AMOUNT, "height": HEIGHT})
 
 
-def test_the_right_htlc_is_fulfilled() -> None:
-    assert decided() == Fulfil(PREIMAGE)
+def test_the_right_htlc_counts_towards_its_payment() -> None:
+    assert decided() == claim()
 
 
 def test_an_unknown_payment_hash_fails() -> None:
@@ -110,24 +121,25 @@ def test_an_invoice_takes_its_amount_up_to_twice(paid_msat: int, is_taken: bool)
     htlc = replace(HTLC, amount_msat=paid_msat)
     decision = decided(htlc, **paying(paid_msat))
     if is_taken:
-        assert decision == Fulfil(PREIMAGE)
+        assert decision == claim(htlc, paid_msat, paid_msat)
     else:
         assert failure(decision) == (DETAILS[0], {"htlc_msat": paid_msat, "height": HEIGHT})
 
 
 def test_an_invoice_without_amount_takes_any() -> None:
-    decision = decided(
-        replace(HTLC, amount_msat=3), standing=replace(STANDING, amount_msat=None), **paying(3)
-    )
-    assert decision == Fulfil(PREIMAGE)
+    htlc = replace(HTLC, amount_msat=3)
+    open_amount = replace(STANDING, amount_msat=None)
+    assert decided(htlc, standing=open_amount, **paying(3)) == claim(htlc, 3, 3)
+    assert failure(decided(htlc, standing=open_amount, **paying(0)))[0] == DETAILS[0]
 
 
-def test_a_part_of_a_payment_fails_without_multi_part_support() -> None:
-    part = PaymentData(payment_secret=SECRET, total_msat=AMOUNT)
-    decision = decided(
-        replace(HTLC, amount_msat=AMOUNT // 2), payment_data=part, amt_to_forward=AMOUNT // 2
-    )
-    assert failure(decision)[0] == DETAILS[0]
+def test_a_part_counts_with_what_the_payer_meant_it_to_bring() -> None:
+    htlc = replace(HTLC, amount_msat=AMOUNT // 2)
+    assert decided(htlc, amt_to_forward=AMOUNT // 2 - 1) == claim(htlc, AMOUNT // 2 - 1)
+
+
+def test_a_part_that_brings_nothing_only_takes_a_slot() -> None:
+    assert failure(decided(amt_to_forward=0)) == DETAILS
 
 
 def test_an_htlc_that_ends_too_soon_fails_and_tells_our_height() -> None:
@@ -148,7 +160,8 @@ def test_an_htlc_below_what_its_onion_says_was_tampered_with() -> None:
 
 
 def test_an_htlc_above_what_its_onion_says_is_welcome() -> None:
-    assert decided(replace(HTLC, amount_msat=AMOUNT + 5)) == Fulfil(PREIMAGE)
+    htlc = replace(HTLC, amount_msat=AMOUNT + 5)
+    assert decided(htlc) == claim(htlc)
 
 
 def test_a_second_htlc_for_a_paid_invoice_fails_and_the_first_stays_fulfilled() -> None:
@@ -159,32 +172,83 @@ def test_a_second_htlc_for_a_paid_invoice_fails_and_the_first_stays_fulfilled() 
     assert failure(decided(standing=elsewhere)) == DETAILS
 
 
-@pytest.mark.parametrize(("field", "number"), [("amt_to_forward", 2), ("outgoing_cltv_value", 4)])
-def test_a_payload_without_what_it_must_have_is_invalid(field: str, number: int) -> None:
-    assert failure(decided(**{field: None})) == (
-        "invalid_onion_payload",
-        {"type": number, "offset": 0},
-    )
+def test_what_paid_is_fulfilled_whatever_else_holds_now() -> None:
+    """A decision is not taken back: others of its payment may be fulfilled already."""
+    paid = replace(STANDING, is_paid=True, paid_by=frozenset({(0, HTLC.id)}), expires_at=0)
+    assert decided(standing=paid, may_take=False) == Fulfil(PREIMAGE)
+    assert decided(replace(HTLC, cltv_expiry=HEIGHT), standing=paid) == Fulfil(PREIMAGE)
 
 
-def test_an_onion_for_another_node_meets_no_next_peer() -> None:
-    assert failure(decided(is_final=False, short_channel_id=1 << 40)) == ("unknown_next_peer", {})
-    assert failure(decided(is_final=False))[0] == "invalid_onion_payload"
+def test_nothing_is_taken_where_nothing_may_be() -> None:
+    assert failure(decided(may_take=False)) == ("temporary_node_failure", {})
 
 
-def test_blinded_paths_are_refused_as_the_bolt_says() -> None:
-    point = public_key(secret("path"))
-    assert decided(replace(HTLC, path_key=point)) == Malformed(INVALID_ONION_BLINDING)
-    assert failure(decided(current_path_key=point)) == (
-        "invalid_onion_blinding",
-        {"sha256_of_onion": sha256(HTLC.onion_routing_packet).digest()},
-    )
+# --- keysend --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("stream", [b"\x00", b"\x02\x01", b"\x04\x01\x05\x02\x01\x05", b"\x64\x00"])
-def test_a_payload_that_is_no_tlv_stream_is_invalid(stream: bytes) -> None:
-    peeled = sphinx.Peeled(stream, None, SHARED)
-    assert failure(decide(HTLC, peeled, 0, STANDING, NOW))[0] == "invalid_onion_payload"
+def test_keysend_brings_its_own_preimage() -> None:
+    without = {"payment_data": None, "keysend_preimage": PREIMAGE}
+    assert decided(standing=KEYSEND, **without) == claim()
+    assert failure(decided(standing=KEYSEND, payment_data=None)) == DETAILS
+    wrong = {**without, "keysend_preimage": bytes(32)}
+    assert failure(decided(standing=KEYSEND, **wrong)) == DETAILS
+
+
+def test_keysend_in_parts_shows_the_same_secret_in_each() -> None:
+    standing = replace(KEYSEND, payment_secret=SECRET)
+    assert decided(standing=standing, keysend_preimage=PREIMAGE) == claim()
+    other = PaymentData(payment_secret=bytes(32), total_msat=AMOUNT)
+    fields = {"payment_data": other, "keysend_preimage": PREIMAGE}
+    assert failure(decided(standing=standing, **fields)) == DETAILS
+
+
+def test_a_preimage_of_another_hash_is_no_keysend() -> None:
+    fits = Final(HTLC, PAYLOAD.model_copy(update={"keysend_preimage": PREIMAGE}), SHARED)
+    assert keysend_preimage(fits) == PREIMAGE
+    assert keysend_preimage(replace(fits, payload=PAYLOAD)) is None
+    assert keysend_preimage(replace(fits, htlc=replace(HTLC, payment_hash=bytes(32)))) is None
+    assert keysend_preimage(replace(fits, opened=PATH)) is None
+
+
+def test_an_invoice_is_not_paid_by_keysend() -> None:
+    fields = {"payment_data": None, "keysend_preimage": PREIMAGE}
+    assert failure(decided(**fields)) == DETAILS
+
+
+# --- blinded paths --------------------------------------------------------------------------------
+
+
+BLINDED_FIELDS = {"payment_data": None, "total_amount_msat": AMOUNT}
+
+
+def test_a_path_that_we_made_for_the_invoice_proves_the_payment() -> None:
+    decision = decided(standing=BLINDED, place=Place.INSIDE, opened=PATH, **BLINDED_FIELDS)
+    assert decision == claim()
+
+
+@pytest.mark.parametrize("path_id", [None, b"", bytes(32), SECRET + b"\0"])
+def test_any_other_path_proves_nothing_and_nobody_hears_why(path_id: bytes | None) -> None:
+    other = RecipientData(path_id=path_id)
+    decision = decided(standing=BLINDED, place=Place.INSIDE, opened=other, **BLINDED_FIELDS)
+    assert decision == Malformed(INVALID_ONION_BLINDING)
+    first = decided(standing=BLINDED, place=Place.INTRODUCTION, opened=other, **BLINDED_FIELDS)
+    assert failure(first) == DETAILS
+
+
+def test_each_kind_of_invoice_wants_its_own_proof() -> None:
+    assert failure(decided(standing=BLINDED)) == DETAILS
+    fields = {**BLINDED_FIELDS, "payment_data": DATA}
+    by_path = decided(place=Place.INTRODUCTION, opened=PATH, **fields)
+    assert failure(by_path) == DETAILS
+
+
+def test_a_blinded_payment_promises_by_its_own_field() -> None:
+    fields = {**BLINDED_FIELDS, "total_amount_msat": 2 * AMOUNT + 1}
+    decision = decided(standing=BLINDED, place=Place.INTRODUCTION, opened=PATH, **fields)
+    assert failure(decision) == DETAILS
+
+
+# --- decisions ------------------------------------------------------------------------------------
 
 
 def onion(payload: bytes) -> bytes:
@@ -195,7 +259,7 @@ def onion(payload: bytes) -> bytes:
 def test_an_onion_of_the_legacy_realm_fails_in_a_way_the_payer_can_read() -> None:
     with pytest.raises(InvalidOnion) as caught:
         sphinx.peel(NODE, onion(b""), HASH)
-    decision = unreadable(caught.value)
+    decision: Decision = unreadable(caught.value)
     assert failure(decision)[0] == "invalid_onion_payload"
     assert caught.value.shared_secret is not None
     event = settlement(HTLC, decision, caught.value.shared_secret)

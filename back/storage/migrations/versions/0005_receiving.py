@@ -1,4 +1,7 @@
-"""What is received in several parts."""
+"""Payments that came without a BOLT 11 invoice."""
+
+import sqlalchemy as sa
+from alembic import op
 
 revision = "0005"
 down_revision = "0004"
@@ -7,4 +10,6 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Make their tables."""
+    """Tell them apart."""
+    kind = sa.Column("kind", sa.Text(), nullable=False, server_default="bolt11")
+    op.add_column("invoices", kind)
