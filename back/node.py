@@ -23,6 +23,7 @@ from back.channels import Channels
 from back.events.service import Events
 from back.fronts import Fronts
 from back.gossip import Gossip
+from back.graph.paths.service import PathFinder
 from back.handshakes import HandshakeService
 from back.htlcs import Htlcs
 from back.metrics import Metrics
@@ -82,6 +83,17 @@ INIT_FEATURES = FeatureSet.of(
 WATCH_EVERY_S = 0.5
 TIP_PATIENCE_S = 1800.0
 """So long after bitcoind was last heard nothing is forwarded: an HTLC may be about to expire."""
+STOPPED = (
+    "peers",
+    "switchboard",
+    "events",
+    "gossip",
+    "relay",
+    "channels",
+    "payments",
+    "paths",
+)
+"""Parts in the order in which they stop."""
 ADMIT_PATIENCE_S = 3.0
 """How long a peer waits for the commit that lets it in; its front asks again."""
 
@@ -120,6 +132,7 @@ class Node:
     channels: Channels = field(init=False)
     payments: Payments = field(init=False)
     relay: Relay = field(init=False)
+    paths: PathFinder = field(init=False)
     gossip: Gossip = field(init=False)
     events: Events = field(init=False)
     handshakes: HandshakeService = field(init=False)
@@ -233,6 +246,9 @@ class Node:
             self.settings, chain, self.store, self.signer, self.channels.runners, INIT_FEATURES
         )
         self.channels.on_news = self.gossip.changed
+        self.paths = PathFinder(lambda: self.graph.table)
+        self.graph.on_change, self.graph.on_table = self.paths.changed, self.paths.reload
+        await self.paths.start()
         self.events = Events(self.settings, self.store, self.gossip.bulk)
         self.chain.listen(self._chain_told)
         self.chain.listen_feerates(
@@ -292,7 +308,7 @@ class Node:
         await self._tasks.stop()
         if self._api is not None:
             await self._api.stop()
-        for part in ("peers", "switchboard", "events", "gossip", "relay", "channels", "payments"):
+        for part in STOPPED:
             if (running := getattr(self, part, None)) is not None:
                 await running.stop()
         if hasattr(self, "switchboard"):

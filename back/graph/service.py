@@ -130,6 +130,8 @@ class GraphService:
         lookup: has ``fetched`` blocks and ``pruned`` channels.
         spends: has ``height``, ``tip`` and ``is_behind``.
         pruned: channels that were forgotten because nobody spoke of them.
+        on_change: told of each change that the table took, once it is loaded.
+        on_table: told that it is loaded.
     """
 
     def __init__(
@@ -176,6 +178,8 @@ class GraphService:
         )
         self._follower = follow(fabric, self, self._write_again)
         self._subscription: Subscription | None = None
+        self.on_change: Callable[[Change], None] = lambda _: None
+        self.on_table: Callable[[], None] = lambda: None
         self._fresh: Table | None = None
         """Another stream than the one that was loaded, while it is read."""
         self._loaded_keys: list[int | bytes] = []
@@ -264,12 +268,17 @@ class GraphService:
         """Take a change into table and outputs."""
         kind, key, value = change
         if kind is not Kind.CHANNEL or not isinstance(key, int):
-            return self.table.apply(change)
+            is_news = self.table.apply(change)
+            if is_news and self.is_ready:
+                self.on_change(change)
+            return is_news
         entry = self.table.channel(key)
         old = None if entry is None else entry.record
         if not self.table.apply(change):
             return False
         self.spends.outputs.replace(key, old, value if isinstance(value, ChannelRecord) else None)
+        if self.is_ready:
+            self._tell_of_channel(change, key)
         if value is None:
             self._gone[key] = None
             if len(self._gone) > self._rules.gone:
@@ -277,6 +286,14 @@ class GraphService:
         else:
             self._gone.pop(key, None)
         return True
+
+    def _tell_of_channel(self, change: Change, scid: int) -> None:
+        """Tell of a channel, with updates of it that may have come before it."""
+        self.on_change(change)
+        entry = self.table.channel(scid)
+        for direction, raw in enumerate(entry.updates if entry is not None else ()):
+            if raw is not None:
+                self.on_change(Change(Kind.UPDATE, scid << 1 | direction, raw))
 
     def _take_own(self, change: Change) -> None:
         kind, key, value = change
@@ -330,6 +347,7 @@ class GraphService:
             return
         self.is_ready = True
         self._gone.clear()
+        self.on_table()
         log.info("graph_ready", channels=self.table.channels, nodes=self.table.nodes)
         own, self._own = self._own, {}
         self.announce_own(own.values())

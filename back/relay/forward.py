@@ -11,10 +11,9 @@ from back.relay.handoff import Offer
 from shared.crypto.failures import encode_failure
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from back.relay.terms import ChannelTerms
-    from back.runner import ChannelRunner
 
 __all__ = [
     "MAX_BLOCKS",
@@ -22,7 +21,6 @@ __all__ = [
     "PERMANENT",
     "TEMPORARY",
     "UNKNOWN_NEXT_PEER",
-    "in_order",
     "is_closing",
     "refusal",
 ]
@@ -97,20 +95,3 @@ def _bad_expiry(offer: Offer, height: int) -> bytes:
     if offer.in_cltv_expiry > height + MAX_BLOCKS:
         return encode_failure("expiry_too_far")
     return b""
-
-
-def in_order(
-    named: "ChannelRunner | None", runners: "Iterable[ChannelRunner]"
-) -> "list[ChannelRunner]":
-    """Return the channels with the next peer in the order in which to try them.
-
-    The named one first. Of the others the poorest first: a payer who finds a way through a poor
-    channel leaves the rich ones for larger payments (BOLT 4 § Non-strict Forwarding).
-
-    Args:
-        named: by the payer; None: it named the peer.
-        runners: all with that peer.
-    """
-    others = [r for r in runners if r is not named and not is_closing(r.channel)]
-    others.sort(key=lambda runner: runner.channel.local_msat)
-    return others if named is None else [named, *others]

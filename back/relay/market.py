@@ -9,6 +9,8 @@ from back.events import IncomingPart, OutgoingPart, Relayed
 from back.relay import forward
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from back.channel.model import Channel
     from back.channels import Channels
     from back.relay.handoff import Offer
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from back.storage.forwards import OpenForward, StoredForward
     from back.storage.statements import Write
 
-__all__ = ["NodeMarket"]
+__all__ = ["NodeMarket", "in_order"]
 
 
 class NodeMarket:
@@ -56,7 +58,7 @@ class NodeMarket:
         peer = self._channels.peers.known.get(offer.out_node_id)
         runners = [] if peer is None else list(peer.runners.values())
         if named is None or len(runners) > 1:
-            return forward.in_order(named, runners)
+            return in_order(named, runners)
         return [named]
 
     def refusal(self, offer: "Offer", channel: "Channel") -> bytes:
@@ -87,3 +89,20 @@ class NodeMarket:
         if runner is None:
             return b"", b""
         return runner.channel.channel_id, runner.channel.parameters.node_id
+
+
+def in_order(
+    named: "ChannelRunner | None", runners: "Iterable[ChannelRunner]"
+) -> "list[ChannelRunner]":
+    """Return the channels with the next peer in the order in which to try them.
+
+    The named one first. Of the others the poorest first: a payer who finds a way through a poor
+    channel leaves the rich ones for larger payments (BOLT 4 § Non-strict Forwarding).
+
+    Args:
+        named: by the payer; None: it named the peer.
+        runners: all with that peer.
+    """
+    others = [r for r in runners if r is not named and not forward.is_closing(r.channel)]
+    others.sort(key=lambda runner: runner.channel.local_msat)
+    return others if named is None else [named, *others]

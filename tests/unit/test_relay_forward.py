@@ -8,7 +8,7 @@ import pytest
 from support.channels import opened
 
 from back.channel.model import Channel, Link, Phase
-from back.relay import forward
+from back.relay import forward, market
 from back.relay.handoff import Offer
 from back.relay.terms import ChannelTerms
 from shared.crypto.failures import decode_failure
@@ -130,5 +130,5 @@ def runner(local_msat: int, **changed: Any) -> Any:
 def test_the_named_channel_is_tried_first_and_the_others_from_poor_to_rich() -> None:
     rich, poor, named = runner(900), runner(10), runner(500)
     closing = runner(50, phase=Phase.SHUTDOWN)
-    assert forward.in_order(named, [rich, poor, named, closing]) == [named, poor, rich]
-    assert forward.in_order(None, [rich, poor]) == [poor, rich]
+    assert market.in_order(named, [rich, poor, named, closing]) == [named, poor, rich]
+    assert market.in_order(None, [rich, poor]) == [poor, rich]
