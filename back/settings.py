@@ -88,6 +88,22 @@ class BackSettings(FabricSettings):
     """Blocks between the expiries of the two HTLCs that we forward."""
     disable_after_s: Annotated[float, Field(gt=0)] = 600.0
     """How long a peer may be away until its channels are announced as disabled."""
+    relay_fee_grace_s: Annotated[float, Field(ge=0, le=86_400)] = 600.0
+    """How long after new terms of a channel HTLCs may still meet its former ones."""
+    htlc_maximum_every_s: Annotated[float, Field(ge=60)] = 900.0
+    """The least time between two announcements of a channel that only its balance asks for."""
+
+    forward_peer_slot_share: Share = 0.75
+    """Share of an outgoing channel's HTLC slots that forwards of one incoming peer may have."""
+    forward_peer_value_share: Share = 0.75
+    """Share of the amount that an outgoing channel may have in flight, for forwards of one incoming
+    peer; a single HTLC may be larger."""
+    forward_small_htlc_msat: Annotated[int, Field(ge=0)] = 1_000_000
+    """Forwards below it are small; 0: none is."""
+    forward_small_slot_share: Share = 0.75
+    """Share of an outgoing channel's HTLC slots that small forwards may have."""
+    forward_peer_max_pending: Annotated[int, Field(ge=1)] = 500
+    """HTLCs that one incoming peer may have us forward at a time, in all channels."""
 
     minimum_depth: Annotated[int, Field(ge=1, le=144)] = 6
     """Confirmations of a funding transaction that a peer opens to us."""
@@ -101,6 +117,10 @@ class BackSettings(FabricSettings):
     """HTLCs that a peer may have pending towards us in one channel."""
     max_in_flight_ratio: Share = 1.0
     """Share of a channel's capacity that the peer's HTLCs may hold."""
+    max_offered_htlcs: Annotated[int, Field(ge=1, le=483)] = 483
+    """HTLCs that we have pending in one channel; a peer may allow fewer."""
+    max_offered_in_flight_ratio: Share = 1.0
+    """Share of a channel's capacity that our HTLCs may hold; a peer may allow less."""
     reserve_ratio: Share = 0.01
     """Share of the capacity that the peer must always keep."""
     min_funding_sat: Annotated[int, Field(ge=1_000)] = 100_000
@@ -166,6 +186,8 @@ class BackSettings(FabricSettings):
             reserve_ratio=self.reserve_ratio,
             max_in_flight_ratio=self.max_in_flight_ratio,
             max_accepted_htlcs=self.max_accepted_htlcs,
+            max_offered_htlcs=self.max_offered_htlcs,
+            max_offered_in_flight_ratio=self.max_offered_in_flight_ratio,
             to_self_delay=self.to_self_delay,
             minimum_depth=self.minimum_depth,
             min_funding_sat=self.min_funding_sat,

@@ -18,8 +18,14 @@ from back.channel.model import (
     HtlcState,
     Malformed,
 )
-from back.channel.policy import MAX_ACCEPTED_HTLCS
-from back.channel.spec import Tally, prospective_local_spec, remote_party, remote_spec
+from back.channel.spec import (
+    OfferLimits,
+    Tally,
+    offer_limits,
+    prospective_local_spec,
+    remote_party,
+    remote_spec,
+)
 from shared.wire import (
     Message,
     UpdateAddHtlc,
@@ -56,7 +62,7 @@ def taken(channel: Channel, number: int) -> Outgoing:
         return removed
     channel = replace(removed.channel, queue=())
     messages, effects = list(removed.messages), list(removed.effects)
-    room = _Room.of(channel, number)
+    room, limits = _Room.of(channel, number), offer_limits(channel)
     added: list[Htlc] = []
     next_id = channel.next_local_htlc_id
     for update in removed.channel.queue:
@@ -67,7 +73,8 @@ def taken(channel: Channel, number: int) -> Outgoing:
                 messages.append(_update_fee(channel, update))
             continue
         after = room.with_offered(update.amount_msat)
-        if why := _room_refusal(channel, room, after, update.amount_msat):
+        why = _limit_refusal(limits, after.remote)
+        if why := why or _room_refusal(channel, room, after, update.amount_msat):
             effects.append(OfferRefused(update.origin, why))
             continue
         room = after
@@ -164,16 +171,24 @@ class _Room:
         return _Room(self.local.with_offered(amount_msat), self.remote.with_offered(amount_msat))
 
 
+def _limit_refusal(limits: OfferLimits, after: Tally) -> str:
+    """Say which limit, the peer's or our own, one more HTLC of ours would break."""
+    if after.offered_count > limits.htlcs:
+        return (
+            f"{limits.htlcs} HTLCs of ours are pending: the peer's max_accepted_htlcs"
+            " or our max_offered_htlcs is reached"
+        )
+    if after.offered_msat > limits.value_msat:
+        return (
+            f"{after.offered_msat} msat would be in flight, the peer's"
+            f" max_htlc_value_in_flight_msat or our max_offered_in_flight_ratio allows"
+            f" {limits.value_msat}"
+        )
+    return ""
+
+
 def _room_refusal(channel: Channel, before: _Room, after: _Room, amount_msat: int) -> str:
     """Say why one more HTLC of ours does not fit; empty if it does."""
-    party = remote_party(channel)
-    if after.remote.offered_count > min(party.max_accepted_htlcs, MAX_ACCEPTED_HTLCS):
-        return f"the peer's max_accepted_htlcs {party.max_accepted_htlcs} is reached"
-    if after.remote.offered_msat > party.max_htlc_value_in_flight_msat:
-        return (
-            f"{after.remote.offered_msat} msat would be in flight, the peer's"
-            f" max_htlc_value_in_flight_msat is {party.max_htlc_value_in_flight_msat}"
-        )
     for was, now in ((before.remote, after.remote), (before.local, after.local)):
         why = _balance_refusal(channel, was, now) or _dust_refusal(channel, now, amount_msat)
         if why:

@@ -33,6 +33,8 @@ class ChannelPolicy:
         reserve_ratio: share of the capacity that the peer must keep, at least both dust limits.
         max_reserve_ratio: the most that a peer may ask of us.
         max_in_flight_ratio: share of the capacity that the peer's HTLCs may hold.
+        max_offered_htlcs: HTLCs of ours in one channel; the peer may allow fewer.
+        max_offered_in_flight_ratio: share of the capacity that HTLCs of ours may hold.
         to_self_delay: blocks that the peer waits for its own commitment's output.
         max_to_self_delay: the most that a peer may impose on us.
         minimum_depth: confirmations of a funding transaction.
@@ -53,6 +55,8 @@ class ChannelPolicy:
     max_reserve_ratio: float = 0.05
     max_in_flight_ratio: float = 1.0
     max_accepted_htlcs: int = 100
+    max_offered_htlcs: int = MAX_ACCEPTED_HTLCS
+    max_offered_in_flight_ratio: float = 1.0
     to_self_delay: int = 720
     max_to_self_delay: int = 2016
     minimum_depth: int = 6

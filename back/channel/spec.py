@@ -6,6 +6,7 @@ that we hold and could publish, "remote" the peer's; in both, ``local_msat`` is 
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from back.channel.model import (
     Channel,
@@ -15,6 +16,7 @@ from back.channel.model import (
     HtlcState,
     PartyParameters,
 )
+from back.channel.policy import MAX_ACCEPTED_HTLCS
 from back.transactions.commitment import CommitmentType
 from back.transactions.weights import (
     htlc_success_fee_sat,
@@ -25,9 +27,11 @@ from shared.errors import InvariantError
 
 __all__ = [
     "CommitmentSpec",
+    "OfferLimits",
     "Tally",
     "local_spec",
     "next_local_spec",
+    "offer_limits",
     "prospective_local_spec",
     "remote_party",
     "remote_spec",
@@ -206,6 +210,34 @@ def _last(channel: Channel, states: "set[FeeState] | frozenset[FeeState]") -> in
         if update.state in states:
             return update.feerate_per_kw
     raise InvariantError("a channel always has a committed feerate")
+
+
+# --- limits of what we offer ----------------------------------------------------------------------
+
+
+class OfferLimits(NamedTuple):
+    """What HTLCs of ours may hold of a channel at a time.
+
+    Attributes:
+        htlcs: how many.
+        value_msat: their amount.
+    """
+
+    htlcs: int
+    value_msat: int
+
+
+def offer_limits(channel: Channel) -> OfferLimits:
+    """Return the narrower of what the peer accepts and what our policy allows ourselves."""
+    party, policy = remote_party(channel), channel.policy
+    capacity_msat = channel.parameters.funding_satoshis * 1000
+    return OfferLimits(
+        min(party.max_accepted_htlcs, policy.max_offered_htlcs, MAX_ACCEPTED_HTLCS),
+        min(
+            party.max_htlc_value_in_flight_msat,
+            int(capacity_msat * policy.max_offered_in_flight_ratio),
+        ),
+    )
 
 
 # --- room ---------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from back.channel.spec import (
     Tally,
     local_spec,
     next_local_spec,
+    offer_limits,
     prospective_local_spec,
     remote_party,
     remote_spec,
@@ -39,14 +40,13 @@ def can_send_msat(channel: Channel) -> int:
     """Return the largest HTLC that the channel takes from us now; 0 if it takes none."""
     if not _is_open(channel):
         return 0
-    peer = remote_party(channel)
-    remote = Tally.of(channel, remote_spec(channel))
-    if remote.offered_count >= min(peer.max_accepted_htlcs, MAX_ACCEPTED_HTLCS):
+    limits, remote = offer_limits(channel), Tally.of(channel, remote_spec(channel))
+    if remote.offered_count >= limits.htlcs:
         return 0
     local = Tally.of(channel, prospective_local_spec(channel))
     most = _most_msat(channel, (local, remote), offered=True)
-    most = min(most, peer.max_htlc_value_in_flight_msat - remote.offered_msat)
-    return most if most >= max(1, peer.htlc_minimum_msat) else 0
+    most = min(most, limits.value_msat - remote.offered_msat)
+    return most if most >= max(1, remote_party(channel).htlc_minimum_msat) else 0
 
 
 def can_receive_msat(channel: Channel) -> int:

@@ -1,7 +1,9 @@
 """What a channel says that it can send is exactly what its core takes."""
 
+from dataclasses import replace
+
 from hypothesis import given, settings, strategies as st
-from support.channels import ANCHORS, STATIC, deliver_all, offered, opened, wired
+from support.channels import ANCHORS, POLICY, STATIC, deliver_all, offered, opened, wired
 
 from back.channel.effects import HtlcOffered, OfferRefused
 from back.payment.balances import can_receive_msat, can_send_msat
@@ -14,6 +16,12 @@ LIMITS = st.fixed_dictionaries(
         "max_htlc_value_in_flight_msat": st.integers(1_000_000, 1_000_000_000),
         "max_accepted_htlcs": st.integers(1, 8),
         "htlc_minimum_msat": st.integers(1, 2_000_000),
+    }
+)
+OUR_LIMITS = st.fixed_dictionaries(
+    {
+        "max_offered_htlcs": st.integers(1, 8),
+        "max_offered_in_flight_ratio": st.floats(0.001, 1.0),
     }
 )
 AMOUNTS = st.lists(st.integers(1, 40_000_000), max_size=6)
@@ -32,6 +40,7 @@ def takes(end, amount_msat: int) -> bool:  # type: ignore[no-untyped-def]
     kind=KINDS,
     opener_limits=LIMITS,
     fundee_limits=LIMITS,
+    ours=OUR_LIMITS,
     push_sat=st.integers(0, 900_000),
     feerate=st.integers(253, 5_000),
     to_fundee=AMOUNTS,
@@ -39,7 +48,7 @@ def takes(end, amount_msat: int) -> bool:  # type: ignore[no-untyped-def]
     side=st.integers(0, 1),
 )
 def test_the_largest_htlc_is_taken_and_one_msat_more_is_not(
-    kind, opener_limits, fundee_limits, push_sat, feerate, to_fundee, to_opener, side
+    kind, opener_limits, fundee_limits, ours, push_sat, feerate, to_fundee, to_opener, side
 ) -> None:  # type: ignore[no-untyped-def]
     ends = wired(
         opened(
@@ -48,6 +57,7 @@ def test_the_largest_htlc_is_taken_and_one_msat_more_is_not(
             feerate_per_kw=feerate,
             opener_limits=opener_limits,
             fundee_limits=fundee_limits,
+            policy=replace(POLICY, **ours),
         )
     )
     for end, amounts in zip(ends, (to_fundee, to_opener), strict=True):

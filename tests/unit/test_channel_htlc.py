@@ -139,7 +139,7 @@ def test_the_peers_max_accepted_htlcs_holds() -> None:
     opener, fundee = wired(opened(fundee_limits={"max_accepted_htlcs": 2}))
     opener.do(*(offered(f"p{i}", 5_000_000) for i in range(3)))
     assert len(opener.took(HtlcOffered)) == 2
-    assert "max_accepted_htlcs 2" in reason(opener)
+    assert "2 HTLCs of ours are pending: the peer's max_accepted_htlcs" in reason(opener)
     settle(opener, fundee)
     opener.offer("p9", 5_000_000)
     assert len(opener.took(HtlcOffered)) == 3, "room is there again"
@@ -151,6 +151,19 @@ def test_the_peers_max_htlc_value_in_flight_holds_to_the_last_msat() -> None:
     opener.do(offered("p1", 9_000_000), offered("p2", 1))
     assert [e.htlc.origin for e in opener.took(HtlcOffered)] == ["p1"]
     assert "max_htlc_value_in_flight_msat" in reason(opener)
+
+
+def test_our_own_limits_hold_where_the_peer_allows_more() -> None:
+    few = replace(POLICY, max_offered_htlcs=2)
+    opener, _ = wired(opened(policy=few))
+    opener.do(*(offered(f"p{i}", 5_000_000) for i in range(3)))
+    assert len(opener.took(HtlcOffered)) == 2
+    assert "max_offered_htlcs" in reason(opener)
+    little = replace(POLICY, max_offered_in_flight_ratio=0.01)
+    opener, _ = wired(opened(policy=little))
+    opener.do(offered("p1", 10_000_000), offered("p2", 1))
+    assert [e.htlc.origin for e in opener.took(HtlcOffered)] == ["p1"]
+    assert "max_offered_in_flight_ratio" in reason(opener)
 
 
 @pytest.mark.parametrize(
