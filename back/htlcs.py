@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from back.runner import ChannelRunner
     from back.signer.signer import Signer
     from back.storage.statements import Write
-    from shared.crypto.recipient_data import Opened
 
 __all__ = ["Htlcs"]
 
@@ -123,7 +122,7 @@ class Htlcs:
                 decision = Malformed(INVALID_ONION_BLINDING)
             runner.post(settlement(htlc, decision, error.shared_secret or b""))
             return
-        asked = interpret(htlc, peeled, _sealed)
+        asked = interpret(htlc, peeled, self._signer.open_recipient_data)
         match asked:
             case Final():
                 self._receiver.received(runner, asked, exceeds_dust=effect.exceeds_dust_exposure)
@@ -131,9 +130,3 @@ class Htlcs:
                 self._relay.received(runner, asked, exceeds_dust=effect.exceeds_dust_exposure)
             case decision:
                 runner.post(settlement(htlc, decision, peeled.shared_secret))
-
-
-def _sealed(path_key: bytes, encrypted: bytes) -> "Opened":
-    """Blinded paths are not opened yet."""
-    del path_key, encrypted
-    raise InvalidOnion("inside a blinded path", code=INVALID_ONION_BLINDING)
