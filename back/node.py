@@ -71,6 +71,7 @@ INIT_FEATURES = FeatureSet.of(
         Feature.gossip_queries_ex,
         Feature.option_static_remotekey,
         Feature.payment_secret,
+        Feature.basic_mpp,
         Feature.option_support_large_channel,
         Feature.option_anchors,
         Feature.option_shutdown_anysegwit,
@@ -79,6 +80,13 @@ INIT_FEATURES = FeatureSet.of(
     )
 )
 """What our `init` offers: each bit has its behaviour (BOLT 9)."""
+
+
+def node_features(settings: BackSettings) -> FeatureSet:
+    """Return what our `node_announcement` says: more than `init`, which is for peers."""
+    more = (Feature.keysend,) if settings.keysend else ()
+    return INIT_FEATURES.union(FeatureSet.of(optional=more))
+
 
 WATCH_EVERY_S = 0.5
 TIP_PATIENCE_S = 1800.0
@@ -230,7 +238,14 @@ class Node:
             self.peers,
             self.settings.policy(),
         )
-        self.payments = Payments(self.store, self.signer, self.channels, self.settings.network)
+        self.payments = Payments(
+            self.store,
+            self.signer,
+            self.channels,
+            self.settings.network,
+            self.settings.receiving(),
+            self._is_tip_safe,
+        )
         self.relay = Relay(
             self.store,
             self.channels,
@@ -243,7 +258,12 @@ class Node:
         self.channels.payments = Htlcs(self.signer, *parts)
         self.payments.on_outcome = self.metrics.payment_ended
         self.gossip = Gossip(
-            self.settings, chain, self.store, self.signer, self.channels.runners, INIT_FEATURES
+            self.settings,
+            chain,
+            self.store,
+            self.signer,
+            self.channels.runners,
+            node_features(self.settings),
         )
         self.channels.on_news = self.gossip.changed
         self.paths = PathFinder(lambda: self.graph.table)

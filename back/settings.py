@@ -8,6 +8,7 @@ from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from back.channel.policy import ChannelPolicy
+from back.payment.receive import ReceivePolicy
 from shared.chain import CHAINS, Chain
 from shared.fabric.events import EventsRetention
 from shared.settings import FabricSettings, TextList, host_port
@@ -105,6 +106,12 @@ class BackSettings(FabricSettings):
     forward_peer_max_pending: Annotated[int, Field(ge=1)] = 500
     """HTLCs that one incoming peer may have us forward at a time, in all channels."""
 
+    keysend: bool = True
+    """Accept payments that nobody asked for (keysend), and announce it."""
+    mpp_timeout_s: Annotated[float, Field(ge=60, le=600)] = 60.0
+    """How long the first HTLC of a payment in several parts waits for the others, in seconds; then
+    all of them fail."""
+
     minimum_depth: Annotated[int, Field(ge=1, le=144)] = 6
     """Confirmations of a funding transaction that a peer opens to us."""
     to_self_delay: Annotated[int, Field(ge=6, le=2016)] = 720
@@ -176,6 +183,10 @@ class BackSettings(FabricSettings):
     def events_retention(self) -> EventsRetention:
         """How much the stream ``EVENTS`` keeps."""
         return EventsRetention(self.events_max_age_s, self.events_max_bytes)
+
+    def receiving(self) -> ReceivePolicy:
+        """What payments we take."""
+        return ReceivePolicy(self.keysend, self.mpp_timeout_s)
 
     def policy(self) -> ChannelPolicy:
         """What we demand of channels."""

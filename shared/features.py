@@ -66,6 +66,8 @@ class Feature(Enum):
     option_scid_alias = 46, "INT"
     option_payment_metadata = 48, "9"
     option_zeroconf = 50, "INT", ("option_scid_alias",)
+    keysend = 54, "N"
+    """bLIP 3: payments without an invoice."""
     option_simple_close = 60, "IN", ("option_shutdown_anysegwit",)
     option_splice = 62, "IN"
 

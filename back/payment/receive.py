@@ -11,7 +11,7 @@ from typing import TypeAlias
 from back.channel.model import Htlc
 from back.payment.decision import Decision, Fulfil
 from back.payment.kind import InvoiceKind
-from back.payment.multipart import MAX_OVERPAYMENT, Part
+from back.payment.multipart import MAX_OVERPAYMENT, MPP_TIMEOUT_S, Part
 from back.relay.onion import Final
 from shared.crypto.failures import encode_failure
 from shared.crypto.payload import Payload
@@ -24,6 +24,7 @@ __all__ = [
     "Claim",
     "Judgement",
     "Now",
+    "ReceivePolicy",
     "Standing",
     "judge",
     "keysend_preimage",
@@ -38,6 +39,19 @@ MIN_FINAL_CLTV_EXPIRY_DELTA = ACCEPTED_CLTV_EXPIRY_DELTA + 3
 
 MPP_TIMEOUT = encode_failure("mpp_timeout")
 TEMPORARY = encode_failure("temporary_node_failure")
+
+
+@dataclass(frozen=True, slots=True)
+class ReceivePolicy:
+    """What we take.
+
+    Attributes:
+        accepts_keysend: payments that nobody asked for, too.
+        mpp_timeout_s: how long the first HTLC of a payment waits for the others.
+    """
+
+    accepts_keysend: bool = True
+    mpp_timeout_s: float = MPP_TIMEOUT_S
 
 
 @dataclass(frozen=True, slots=True)

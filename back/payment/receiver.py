@@ -24,7 +24,14 @@ from back.payment.decision import Decision, Fulfil, settlement
 from back.payment.invoices import Known
 from back.payment.kind import InvoiceKind
 from back.payment.multipart import Abandoned, Complete, Held, Set, TooMuch
-from back.payment.receive import ACCEPTED_CLTV_EXPIRY_DELTA, MPP_TIMEOUT, TEMPORARY, Claim, Now
+from back.payment.receive import (
+    ACCEPTED_CLTV_EXPIRY_DELTA,
+    MPP_TIMEOUT,
+    TEMPORARY,
+    Claim,
+    Now,
+    ReceivePolicy,
+)
 from back.storage.invoices import Invoice
 from shared.errors import BackendError, CommandError, LeaseLost, WriteRefused
 from shared.fabric.subjects import shard
@@ -39,7 +46,7 @@ if TYPE_CHECKING:
     from back.runner import ChannelRunner
     from back.storage.statements import Write
 
-__all__ = ["ReceivePolicy", "Receiver"]
+__all__ = ["Receiver"]
 
 log = structlog.get_logger()
 
@@ -52,19 +59,6 @@ MAX_HELD = 10_000
 SETTLING_PHASES = (Phase.NORMAL, Phase.SHUTDOWN)
 """A channel that is shutting down still settles what is in it (BOLT 2 § Closing Initiation)."""
 KEYSEND_EXPIRY_S = 3600
-
-
-@dataclass(frozen=True, slots=True)
-class ReceivePolicy:
-    """What we take.
-
-    Attributes:
-        accepts_keysend: payments that nobody asked for, too.
-        mpp_timeout_s: how long the first HTLC of a payment waits for the others.
-    """
-
-    accepts_keysend: bool = True
-    mpp_timeout_s: float = multipart.MPP_TIMEOUT_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +121,7 @@ class Receiver:
         invoices: "Invoices",
         height: Callable[[], int],
         told: Callable[[str], None],
-        policy: ReceivePolicy = ReceivePolicy(),
+        policy: ReceivePolicy,
         *,
         is_tip_safe: Callable[[], bool] = lambda: True,
         clock: Callable[[], float] = time.time,

@@ -6,7 +6,8 @@ from uuid import UUID
 
 from back.payment.history import find_payments
 from back.payment.invoices import Invoices
-from back.payment.receiver import ReceivePolicy, Receiver
+from back.payment.receive import ReceivePolicy
+from back.payment.receiver import Receiver
 from back.payment.sender import Sender
 
 if TYPE_CHECKING:

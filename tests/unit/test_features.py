@@ -90,7 +90,7 @@ def test_no_other_feature_has_a_dependency() -> None:
 
 def test_no_two_features_share_a_bit() -> None:
     bits = [f.bit for f in Feature]
-    assert len(set(bits)) == len(bits) == 23
+    assert len(set(bits)) == len(bits) == 24
     assert all(bit % 2 == 0 for bit in bits)
 
 
@@ -105,7 +105,8 @@ def test_each_context_shows_its_own_features_only() -> None:
     assert F.option_payment_metadata not in everything.only(Context.INIT).features
     assert F.option_payment_metadata in everything.only(Context.INVOICE).features
     assert everything.only(Context.CHANNEL) == FeatureSet()
-    assert everything.only(Context.NODE) == everything.only(Context.INIT)
+    keysend = FeatureSet.of(optional=[F.keysend])
+    assert everything.only(Context.NODE) == everything.only(Context.INIT).union(keysend)
 
 
 def test_the_two_fields_of_init_combine() -> None:
@@ -114,6 +115,6 @@ def test_the_two_fields_of_init_combine() -> None:
 
 
 def test_a_set_reads_as_names() -> None:
-    assert str(FeatureSet(frozenset({12, 17, 55}))) == (
-        "option_static_remotekey, basic_mpp?, bit 54?"
+    assert str(FeatureSet(frozenset({12, 17, 57}))) == (
+        "option_static_remotekey, basic_mpp?, bit 56?"
     )
