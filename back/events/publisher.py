@@ -88,7 +88,7 @@ class PublisherRules:
 
     max_waiting: int = 1_000_000
     batch: int = 500
-    gather_s: float = 0.1
+    gather_s: float = 0.5
     answer_s: float = 5.0
     retry_s: float = 1.0
     check_s: float = 10.0
