@@ -1,6 +1,7 @@
 """``make bench``: prints a table, and writes the figures to bench.json.
 
-``python -m tests.bench payments`` runs one part: raw, sessions, peers, payments or gossip.
+``python -m tests.bench payments`` runs one part: raw, sessions, peers, payments, forwards or
+gossip.
 """
 
 import json
@@ -12,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.bench import parts
+from tests.bench.forwards import forwards
 from tests.bench.gossip import gossip
 from tests.bench.setting import ROOT
 
@@ -19,6 +21,7 @@ RAW_LIMIT = {
     "handshakes_per_s": "ecdh_per_s",
     "fabric_rtt_p50_ms": "nats_rtt_p50_ms",
     "direct_payments_per_s": "commits_per_s",
+    "forwarded_payments_per_s": "commits_per_s",
     "gossip_signatures_per_s_per_core": "raw_signatures_per_s_per_core",
 }
 """Beside which raw figure of the same run each stands."""
@@ -45,6 +48,8 @@ async def run(wanted: list[str]) -> dict[str, float]:
         figures |= await parts.peers()
     if not wanted or "payments" in wanted:
         figures |= await parts.payments()
+    if not wanted or "forwards" in wanted:
+        figures |= await forwards()
     if not wanted or "gossip" in wanted:
         figures |= await gossip()
     return {name: round(value, 3) for name, value in figures.items()}

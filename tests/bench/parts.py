@@ -11,7 +11,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import aiohttp
 import coincurve
 
 from shared.fabric import certificates, server, subjects
@@ -20,7 +19,7 @@ from shared.fabric.envelope import Connected, Direction, decode, decode_body
 from shared.fabric.interface import Received
 from shared.fabric.session import BackSession, Deliver, FrontSession, Publish
 from shared.wire import Init, PeerStorage, to_json
-from tests.bench.setting import ROOT, cpu_s, load, nodes, open_channels, rss_kb
+from tests.bench.setting import ROOT, cpu_s, load, metric, nodes, open_channels, rss_kb
 
 Figures = dict[str, float]
 
@@ -231,29 +230,18 @@ async def payments() -> Figures:
                 else:
                     failed += 1
 
-        commits = await _metric(alice.metrics_port, "squall_commit_seconds_count")
-        items = await _metric(alice.metrics_port, "squall_commit_items_sum")
+        commits = await metric(alice.metrics_port, "squall_commit_seconds_count")
+        items = await metric(alice.metrics_port, "squall_commit_items_sum")
         began = time.perf_counter()
         await asyncio.gather(*(work() for _ in range(WORKERS)))
         seconds = time.perf_counter() - began
-        commits = await _metric(alice.metrics_port, "squall_commit_seconds_count") - commits
-        items = await _metric(alice.metrics_port, "squall_commit_items_sum") - items
+        commits = await metric(alice.metrics_port, "squall_commit_seconds_count") - commits
+        items = await metric(alice.metrics_port, "squall_commit_items_sum") - items
     return {
         "direct_payments_per_s": sent / seconds,
         "direct_payments_failed": failed,
         "messages_per_commit": items / commits,
     }
-
-
-async def _metric(port: int, name: str) -> float:
-    async with (
-        aiohttp.ClientSession() as session,
-        session.get(f"http://127.0.0.1:{port}/metrics") as response,
-    ):
-        for line in (await response.text()).splitlines():
-            if line.startswith(f"{name} "):
-                return float(line.split()[1])
-    raise RuntimeError(f"no metric {name}")
 
 
 def machine() -> str:

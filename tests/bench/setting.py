@@ -10,6 +10,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 
+import aiohttp
+
 from back.chain import regtest
 from back.demo.cluster import Bitcoind, Cluster, until
 
@@ -18,8 +20,10 @@ QUIET = {"SQUALL_BACK_LOG_LEVEL": "WARNING", "SQUALL_BACK_MINIMUM_DEPTH": "3"}
 
 
 @asynccontextmanager
-async def nodes(*names: str) -> AsyncIterator[tuple[regtest.Regtest, list[Cluster]]]:
-    """Run a bitcoind and one node per name, each with one front."""
+async def nodes(
+    *names: str, **settings: str
+) -> AsyncIterator[tuple[regtest.Regtest, list[Cluster]]]:
+    """Run a bitcoind and one node per name, each with one front; ``settings`` of the backs."""
     with tempfile.TemporaryDirectory(prefix="squall-bench-") as folder:
         async with AsyncExitStack() as stack:
             chain = await stack.enter_async_context(regtest.running(Path(folder) / "bitcoind"))
@@ -29,7 +33,7 @@ async def nodes(*names: str) -> AsyncIterator[tuple[regtest.Regtest, list[Cluste
             running = []
             for name in names:
                 node = Cluster(name, Path(folder) / name, access)
-                node.settings.update(QUIET)
+                node.settings.update(QUIET | settings)
                 node.front_settings["SQUALL_FRONT_LOG_LEVEL"] = "WARNING"
                 stack.push_async_callback(node.stop)
                 await node.start(1)
@@ -76,6 +80,18 @@ async def load(kind: str, **arguments: object) -> dict[str, float]:
     if process.returncode:
         raise RuntimeError(f"load {kind} ended with {process.returncode}")
     return dict(json.loads(output.splitlines()[-1]))
+
+
+async def metric(port: int, name: str) -> float:
+    """One value of a process's metrics."""
+    async with (
+        aiohttp.ClientSession() as session,
+        session.get(f"http://127.0.0.1:{port}/metrics") as response,
+    ):
+        for line in (await response.text()).splitlines():
+            if line.startswith(f"{name} "):
+                return float(line.split()[1])
+    raise RuntimeError(f"no metric {name}")
 
 
 def cpu_s(pid: int) -> float:

@@ -63,7 +63,6 @@ class Sent:
         amount_msat: that the payee is to get.
         fee_msat: on top of it.
         secrets: of the onion's hops.
-        sent_at: of the loop's clock.
     """
 
     origin: str
@@ -307,6 +306,10 @@ class End(HostilePeer):
     def pending(self) -> list[str]:
         """Origins of what it offered and has no outcome."""
         return [origin for origin in self._sent if origin not in self.outcomes]
+
+    def forget(self, sent: Sent) -> None:
+        """Forget an HTLC that has ended: a load offers them without end."""
+        del self._sent[sent.origin], self.outcomes[sent.origin]
 
     # --- paying -----------------------------------------------------------------------------------
 
