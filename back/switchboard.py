@@ -127,6 +127,7 @@ class PeerSession:
     dial_id: bytes | None
     core: BackSession
     connected: Connected | None = None
+    has_channels: bool = False
     is_over: bool = False
     timer: asyncio.TimerHandle | None = None
     timer_at: float = 0.0
@@ -147,8 +148,13 @@ class PeerSession:
             ),
         )
 
+    def has_room(self, size: int) -> bool:
+        """Whether a message that may as well be lost can go out without delaying others."""
+        return not self.is_over and self.core.has_room(size)
+
     def has_channels_now(self) -> None:
         """The peer's first channel exists: it gets the wide window."""
+        self.has_channels = True
         if not self.is_over:
             self.switchboard.run(self, self.core.has_channels_now(self.switchboard.now()))
 
@@ -338,6 +344,7 @@ class Switchboard:
             made,
             request.dial_id,
             core,
+            has_channels=has_channels,
         )
         self.sessions[request.session] = session
         self.by_peer[request.peer] = session

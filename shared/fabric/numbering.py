@@ -28,6 +28,8 @@ ASK_AGAIN_S = 0.5
 UNACKED_S = 10.0
 BUFFERED_MESSAGES = 256
 BUFFERED_BYTES = 4 << 20
+LOSSY_SHARE = 8
+"""What may as well be lost is sent only where less than this part of the window is under way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +114,15 @@ class Outgoing:
     def is_empty(self) -> bool:
         """Everything given a number is acknowledged."""
         return not self._unacked and not self._waiting
+
+    def has_room(self, size: int) -> bool:
+        """Whether a message that may as well be lost leaves nearly all of the window to others."""
+        if self._waiting:
+            return False
+        if not self._unacked:
+            return True
+        few = len(self._unacked) < max(1, self.window.messages // LOSSY_SHARE)
+        return few and self._size + size <= self.window.size // LOSSY_SHARE
 
     def add(
         self, name: str, channel: bytes | None, body: bytes, size: int, now: float

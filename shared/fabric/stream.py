@@ -110,6 +110,14 @@ class Session:
         """False while messages wait for the window: a front then stops reading BOLT 2."""
         return not self._outgoing.is_over_window
 
+    def has_room(self, size: int) -> bool:
+        """Whether a message that may as well be lost can go out now without delaying others.
+
+        Args:
+            size: bytes of the message on the wire.
+        """
+        return not self._offline and not self._ended and self._outgoing.has_room(size)
+
     @property
     def ended(self) -> bool:
         """`Ended` was returned."""

@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -231,7 +232,7 @@ def test_every_number_on_the_way_to_a_message_path_is_the_one_of_the_bolt(part: 
         # The vectors write this key with the byte that says that its point is compressed.
         following = coincurve.PrivateKey(raw(hop["path_key_secret"])).multiply(factor)
         assert following.secret.hex() + "01" == hop["next_e"]
-    for hop, after in zip(hops, hops[1:], strict=False):
+    for hop, after in itertools.pairwise(hops):
         assert hop["next_e"] == after["path_key_secret"] + "01"
 
 
@@ -280,7 +281,7 @@ class Holder:
 
 def test_each_hop_sends_the_message_of_the_bolt_to_the_next() -> None:
     hops = MESSAGE["decrypt"]["hops"]
-    for hop, following in zip(hops, hops[1:], strict=False):
+    for hop, following in itertools.pairwise(hops):
         message = decode(raw(hop["onion_message"]))
         assert isinstance(message, OnionMessage)
         step = onion_message.unwrap(message, Holder(raw(hop["privkey"])))
