@@ -76,6 +76,12 @@ class Metrics:
         self.forwards = Counter(
             "squall_forwards", "HTLCs forwarded by outcome", ["outcome"], registry=registry
         )
+        self.onion_messages = Counter(
+            "squall_onion_messages",
+            "Onion messages, and what became of them",
+            ["outcome"],
+            registry=registry,
+        )
         self.handshakes = Gauge(
             "squall_handshakes_answered", "Handshake steps answered", registry=registry
         )
@@ -125,6 +131,10 @@ class Metrics:
     def forward_ended(self, outcome: str) -> None:
         """Count an HTLC that came in for another: ``fulfilled``, ``failed`` or ``refused``."""
         self.forwards.labels(outcome).inc()
+
+    def onion_message(self, outcome: str) -> None:
+        """Count an onion message: ``relayed``, ``delivered``, ``sent``, or why it was dropped."""
+        self.onion_messages.labels(outcome).inc()
 
     def committed(self, report: "CommitReport") -> None:
         """Note one transaction; called in the committer's thread."""

@@ -8,9 +8,12 @@ from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from back.channel.policy import ChannelPolicy
+from back.onion_messages.rules import OnionRules
 from back.payment.receive import ReceivePolicy
+from back.relay.limits import ForwardLimits
 from shared.chain import CHAINS, Chain
 from shared.fabric.events import EventsRetention
+from shared.onion_budget import OnionLimits
 from shared.settings import FabricSettings, TextList, host_port
 from shared.wire.address import Address, pack_addresses
 
@@ -112,6 +115,22 @@ class BackSettings(FabricSettings):
     """How long the first HTLC of a payment in several parts waits for the others, in seconds; then
     all of them fail."""
 
+    onion_messages_per_s: Annotated[float, Field(gt=0)] = 10.0
+    """Onion messages of one peer with channels, in the long run; the rest is dropped (BOLT 4)."""
+    onion_messages_per_s_without_channels: Annotated[float, Field(gt=0)] = 2.0
+    """The same of one peer without channels."""
+    onion_message_bytes_per_s: Annotated[float, Field(gt=0)] = 50_000.0
+    """Their bytes, of one peer with channels; in proportion of one without, and of all."""
+    onion_messages_total_per_s: Annotated[float, Field(gt=0)] = 200.0
+    """Onion messages of all peers; those without channels have half of it at most. Each costs the
+    back about 0.4 ms."""
+    onion_messages_connect: bool = True
+    """Connect to a node that no peer reaches, to send it an onion message of ours: to get an
+    invoice for an offer, for example. It learns a front's address then."""
+    onion_reply_timeout_s: Annotated[float, Field(gt=0)] = 8.0
+    """How long the answer to an onion message of ours may take, until it is sent again, by other
+    nodes where there are any; it is sent three times at most."""
+
     minimum_depth: Annotated[int, Field(ge=1, le=144)] = 6
     """Confirmations of a funding transaction that a peer opens to us."""
     to_self_delay: Annotated[int, Field(ge=6, le=2016)] = 720
@@ -184,9 +203,34 @@ class BackSettings(FabricSettings):
         """How much the stream ``EVENTS`` keeps."""
         return EventsRetention(self.events_max_age_s, self.events_max_bytes)
 
+    def onions(self) -> OnionRules:
+        """What onion messages may cost, and what is done for ours."""
+        limits = OnionLimits(
+            messages_per_s=self.onion_messages_per_s,
+            stranger_messages_per_s=self.onion_messages_per_s_without_channels,
+            bytes_per_s=self.onion_message_bytes_per_s,
+            total_messages_per_s=self.onion_messages_total_per_s,
+        )
+        return OnionRules(
+            limits,
+            connects=self.onion_messages_connect,
+            reply_timeout_s=self.onion_reply_timeout_s,
+        )
+
     def receiving(self) -> ReceivePolicy:
         """What payments we take."""
         return ReceivePolicy(self.keysend, self.mpp_timeout_s)
+
+    @property
+    def forward_limits(self) -> ForwardLimits:
+        """How much of a channel one peer may fill."""
+        return ForwardLimits(
+            peer_slot_share=self.forward_peer_slot_share,
+            peer_value_share=self.forward_peer_value_share,
+            small_htlc_msat=self.forward_small_htlc_msat,
+            small_slot_share=self.forward_small_slot_share,
+            peer_max_pending=self.forward_peer_max_pending,
+        )
 
     def policy(self) -> ChannelPolicy:
         """What we demand of channels."""

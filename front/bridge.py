@@ -35,6 +35,7 @@ from shared.features import FeatureSet
 if TYPE_CHECKING:
     from front.gossip.service import Gossip
     from front.metrics import Metrics
+    from front.peer.onions import OnionGate
     from front.peer.session import Peer
     from front.transport.keepalive import Timing
 
@@ -76,6 +77,7 @@ class Bridge:
         rules: for every peer.
         metrics: counts sessions and what went wrong.
         gossip: BOLT 7 of all peers.
+        onions: their onion messages.
     """
 
     def __init__(
@@ -86,9 +88,11 @@ class Bridge:
         rules: PeerRules,
         metrics: "Metrics",
         gossip: "Gossip",
+        onions: "OnionGate",
     ) -> None:
         self.fabric = fabric
         self.gossip = gossip
+        self.onions = onions
         self.name = name
         self.rules = rules
         self.metrics = metrics

@@ -29,6 +29,9 @@ class Metrics:
         self.bytes_in = traffic.labels("in")
         self.bytes_out = traffic.labels("out")
         self.dropped = self._counter("dropped", "Messages of peers not passed on.", "reason")
+        self.onion_messages = self._counter(
+            "onion_messages", "Onion messages of peers passed on to their owners."
+        )
         self.resends = self._counter("resends", "Messages sent to an owner more than once.")
         self._announcements = self._counter(
             "announcements",

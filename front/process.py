@@ -17,6 +17,7 @@ from front.keys.local import LocalKey, load
 from front.keys.remote import RemoteKey
 from front.listener import Listener
 from front.metrics import Metrics
+from front.peer.onions import OnionGate
 from shared.errors import CommandError
 from shared.fabric import subjects
 from shared.fabric.client import FabricClient
@@ -67,7 +68,10 @@ class FrontProcess:
         key, node_id = _key(settings, fabric)
         rules = PeerRules(settings.timing, settings.init_timeout_s)
         self.gossip = Gossip(bulk, settings.name, settings.gossip, self.metrics)
-        self.bridge = Bridge(fabric, settings.name, node_id, rules, self.metrics, self.gossip)
+        onions = OnionGate(bulk.publish, settings.name, settings.onions, self.metrics)
+        self.bridge = Bridge(
+            fabric, settings.name, node_id, rules, self.metrics, self.gossip, onions
+        )
         admission = Admission(settings.limits)
         self.listener = Listener(
             self.bridge, key, admission, settings.handshake_timeout_s, settings.proxies

@@ -16,6 +16,7 @@ from front.gossip.relay.relay import RelayRules
 from front.gossip.service import GossipRules
 from front.gossip.sync.sync import SyncRules
 from front.transport.keepalive import Timing
+from shared.onion_budget import OnionLimits
 from shared.settings import FabricSettings, TextList, host_port
 
 __all__ = ["FrontSettings"]
@@ -113,6 +114,15 @@ class FrontSettings(FabricSettings):
     gossip_peer_bytes_per_s: Annotated[float, Field(gt=0)] = 200_000.0
     """Answers to the queries of one peer, in the long run; three whole tables at once are fine."""
 
+    onion_messages_per_s: Annotated[float, Field(gt=0)] = 10.0
+    """Onion messages of one peer with channels, in the long run; the rest is dropped (BOLT 4)."""
+    onion_messages_per_s_without_channels: Annotated[float, Field(gt=0)] = 2.0
+    """The same of one peer without channels."""
+    onion_message_bytes_per_s: Annotated[float, Field(gt=0)] = 50_000.0
+    """Their bytes, of one peer with channels; in proportion of one without, and of all."""
+    onion_messages_total_per_s: Annotated[float, Field(gt=0)] = 200.0
+    """Onion messages of all peers of this front; those without channels have half of it at most."""
+
     drain_timeout_s: Annotated[float, Field(gt=0)] = 5.0
     """How long a stopping front waits for its owners to hear of every end."""
 
@@ -199,6 +209,16 @@ class FrontSettings(FabricSettings):
             relay=RelayRules(
                 interval_s=self.gossip_flush_s, own_interval_s=min(1.0, self.gossip_flush_s)
             ),
+        )
+
+    @property
+    def onions(self) -> OnionLimits:
+        """Limits of onion messages."""
+        return OnionLimits(
+            messages_per_s=self.onion_messages_per_s,
+            stranger_messages_per_s=self.onion_messages_per_s_without_channels,
+            bytes_per_s=self.onion_message_bytes_per_s,
+            total_messages_per_s=self.onion_messages_total_per_s,
         )
 
     @property

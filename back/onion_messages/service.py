@@ -9,25 +9,28 @@ import asyncio
 import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import structlog
 
+from back.onion_messages.intake import Intake
 from back.onion_messages.replies import PATH_ID_BYTES, Replies
 from shared.crypto import onion_message
 from shared.crypto.onion_message import Delivered, Forwarded
 from shared.errors import CommandError, InvalidOnion
-from shared.onion_budget import OnionLimits
+from shared.onion_budget import Bucket
 from shared.tasks import Tasks
 from shared.wire import BlindedPath, OnionMessage
 
 if TYPE_CHECKING:
     from back.onion_messages.outbox import Outbox
+    from back.onion_messages.rules import OnionRules
     from back.onion_messages.ways import Ways
     from back.signer.signer import Signer
+    from back.switchboard import Switchboard
+    from shared.fabric.interface import Fabric
 
-__all__ = ["Contents", "Handler", "OnionMessages", "OnionRules"]
+__all__ = ["Contents", "Handler", "OnionMessages"]
 
 log = structlog.get_logger()
 
@@ -41,23 +44,9 @@ MAX_LAYERS = 4
 REMEMBERED = 10_000
 """Messages that are known when they come again."""
 MAC_BYTES = 32
-
-
-@dataclass(frozen=True, slots=True)
-class OnionRules:
-    """What the settings say of onion messages.
-
-    Attributes:
-        limits: of what peers send.
-        connects: whether to connect to a node that no peer reaches, for a message of ours.
-        reply_timeout_s: after it an answer counts as lost.
-        attempts: so often a message that is not answered is sent.
-    """
-
-    limits: OnionLimits = field(default_factory=OnionLimits)
-    connects: bool = True
-    reply_timeout_s: float = 8.0
-    attempts: int = 3
+TOLD_PER_S, TOLD_BURST, TOLD_BYTES = 0.2, 50.0, 1_300
+"""How many messages to us become events, and what counts as one: whoever sends them must not push
+payments out of the log."""
 
 
 class OnionMessages:
@@ -68,7 +57,7 @@ class OnionMessages:
         ways: who can be reached.
         outbox: says things to peers.
         rules: the settings.
-        unclaimed: takes messages to us that nobody subscribed to.
+        tell: makes messages to us known that nobody subscribed to.
         on_outcome: told what became of each message, for metrics.
     """
 
@@ -77,23 +66,44 @@ class OnionMessages:
         signer: "Signer",
         ways: "Ways",
         outbox: "Outbox",
-        rules: OnionRules,
-        unclaimed: Callable[[Delivered], Coroutine[Any, Any, None]],
+        rules: "OnionRules",
+        tell: Callable[[Delivered], Coroutine[Any, Any, None]],
         on_outcome: Callable[[str], None],
     ) -> None:
         self._signer = signer
         self._ways = ways
         self._outbox = outbox
         self._rules = rules
-        self._unclaimed = unclaimed
+        self._tell = tell
         self._on_outcome = on_outcome
         self._handlers: dict[int, Handler] = {}
         self._replies = Replies()
         self._seen: OrderedDict[bytes, None] = OrderedDict()
+        self._told = Bucket(TOLD_PER_S, TOLD_BURST, 0.0)
+        self._intake: Intake | None = None
         self._tasks = Tasks()
 
+    async def start(self, fabric: "Fabric", switchboard: "Switchboard") -> None:
+        """Take what peers send.
+
+        Args:
+            fabric: the connection for bulk.
+            switchboard: has the sessions.
+        """
+        self._intake = Intake(
+            fabric, switchboard.sessions, self._rules.limits, self.handle, self._on_outcome
+        )
+        await self._intake.start(switchboard.shards, switchboard.identity.epoch)
+
+    def mute(self) -> None:
+        """Another back owns the shards: take nothing more."""
+        if self._intake is not None:
+            self._intake.mute()
+
     async def stop(self) -> None:
-        """Send nothing more."""
+        """Take and send nothing more."""
+        if self._intake is not None:
+            await self._intake.stop()
         await self._tasks.stop()
         await self._outbox.stop()
 
@@ -315,12 +325,18 @@ class OnionMessages:
         self._on_outcome("delivered")
         if (heard := self._replies.take(delivered.path_id)) is not None:
             heard(delivered)
-            return
-        for number, handler in self._handlers.items():
-            if number in delivered.contents:
-                handler(delivered)
-                return
-        self._tasks.spawn(self._unclaimed(delivered), "onion message to us")
+        else:
+            for number, handler in self._handlers.items():
+                if number in delivered.contents:
+                    handler(delivered)
+                    return
+        size = sum(map(len, delivered.contents.values()))
+        tokens = max(1.0, size / TOLD_BYTES)
+        if self._told.has(tokens, asyncio.get_running_loop().time()):
+            self._told.take(tokens)
+            self._tasks.spawn(self._tell(delivered), "onion message to us")
+        else:
+            self._on_outcome("untold")
 
 
 def _settle(future: "asyncio.Future[Delivered]", answer: Delivered) -> None:

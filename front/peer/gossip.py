@@ -1,7 +1,8 @@
-"""A peer as gossip sees it: the other side of `front.gossip.link.Link`."""
+"""A peer as gossip and onion messages see it: it is a `front.gossip.link.Link`."""
 
 from typing import TYPE_CHECKING
 
+from front.peer.complaint import Budget
 from front.peer.handshake import combined
 from shared.errors import Action, ProtocolViolation
 from shared.fabric.envelope import Direction
@@ -13,11 +14,22 @@ if TYPE_CHECKING:
 
 __all__ = ["PeerLink"]
 
+ONION_DROPS_PER_S, ONION_DROP_BURST = 20.0, 500.0
+"""A peer without channels more of whose onion messages must be dropped is sent away."""
+
 
 class PeerLink:
     """One connection; see `Link` for the attributes."""
 
-    __slots__ = ("_peer", "is_outbound", "networks", "node_id", "queries", "queries_ex")
+    __slots__ = (
+        "_peer",
+        "is_outbound",
+        "networks",
+        "node_id",
+        "onion_drops",
+        "queries",
+        "queries_ex",
+    )
 
     def __init__(self, peer: "Peer", ours: "Init", theirs: "Init", direction: Direction) -> None:
         both = FeatureSet.negotiated(combined(ours), combined(theirs))
@@ -27,6 +39,11 @@ class PeerLink:
         self.networks = tuple(theirs.networks or ())
         self.queries = Feature.gossip_queries in both
         self.queries_ex = Feature.gossip_queries_ex in both
+        self.onion_drops: Budget | None = None
+        """How many of its onion messages may be dropped until it is sent away; None: both must
+        offer option_onion_messages, and did not."""
+        if Feature.option_onion_messages in both:
+            self.onion_drops = Budget(ONION_DROPS_PER_S, ONION_DROP_BURST)
 
     @property
     def has_channels(self) -> bool:

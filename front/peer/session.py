@@ -20,6 +20,7 @@ from front.peer.complaint import Budget, warning
 from front.peer.gossip import PeerLink
 from front.peer.handshake import Identity, check_init, our_init
 from front.peer.knock import Knock
+from front.peer.onions import ONION_MESSAGE
 from front.peer.routing import ANNOUNCEMENTS, OPENS_CHANNEL, Route, channel_of, message_name, route
 from front.transport.keepalive import Keepalive
 from front.transport.stream import MAX_UNSENT, AuthenticatedHandler
@@ -35,15 +36,7 @@ from shared.fabric.requests import OpenReply, OpenRequest
 from shared.fabric.session import Deliver, Effect, Ended, FrontSession, Publish
 from shared.fabric.subjects import shard
 from shared.features import FeatureSet
-from shared.wire import (
-    Init,
-    Message,
-    Ping,
-    Pong,
-    decode,
-    encode,
-    to_json,
-)
+from shared.wire import Init, Message, Ping, Pong, decode, encode, to_json
 
 if TYPE_CHECKING:
     from front.bridge import Bridge
@@ -211,6 +204,8 @@ class Peer(AuthenticatedHandler):
         try:
             if self._link is not None and message[:2] in ANNOUNCEMENTS:
                 self._take_announcement(self._link, message)
+            elif self._link is not None and message[:2] == ONION_MESSAGE:
+                self._bridge.onions.take(self._link, self.session, message)
             else:
                 self._take(message)
         except MalformedMessage as error:

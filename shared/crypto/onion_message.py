@@ -69,11 +69,13 @@ class Delivered:
         contents: TLV type → value, of all fields that do not carry the message.
         path_id: what we wrote to ourselves when we made the path; None: the sender made it.
         reply_path: where an answer goes, if the sender wants one.
+        encrypted_recipient_data: as it came: what ``path_id`` was read from.
     """
 
     contents: Mapping[int, bytes]
     path_id: bytes | None = field(default=None, repr=False)
     reply_path: BlindedPath | None = None
+    encrypted_recipient_data: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +237,8 @@ def _delivered(payload: OnionMessagePayload, data: RecipientData) -> Delivered:
     }
     if sum(number >= FIRST_PAYLOAD for number in contents) > 1:
         raise _ignored("more than one payload")
-    return Delivered(dict(sorted(contents.items())), data.path_id, payload.reply_path)
+    sealed = payload.encrypted_recipient_data or b""
+    return Delivered(dict(sorted(contents.items())), data.path_id, payload.reply_path, sealed)
 
 
 def _ignored(why: str) -> InvalidOnion:
