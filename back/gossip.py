@@ -22,6 +22,7 @@ from back.announcing.service import Announcing
 from back.announcing.updates import Terms
 from back.graph.service import GraphService
 from back.graph.writer import GraphWriter
+from back.relay.terms import RelayFees
 from back.storage.store import NODE_SHARD
 from shared.errors import BackendError, LeaseLost
 from shared.fabric.client import FabricClient
@@ -136,11 +137,16 @@ class Gossip:
         node = OurNode.of(
             signer.node_id, settings.alias, settings.color, features, settings.public_addresses
         )
+        fees = RelayFees(
+            settings.fee_base_msat,
+            settings.fee_proportional_millionths,
+            settings.cltv_expiry_delta,
+        )
         terms = Terms(
-            fee_base_msat=settings.fee_base_msat,
-            fee_proportional_millionths=settings.fee_proportional_millionths,
-            cltv_expiry_delta=settings.cltv_expiry_delta,
+            fees=fees,
             disable_after_s=settings.disable_after_s,
+            grace_s=settings.relay_fee_grace_s,
+            maximum_every_s=settings.htlc_maximum_every_s,
         )
         self.announcing = Announcing(store, signer, runners, self.graph, node, terms)
         self._starting: asyncio.Task[None] | None = None

@@ -30,7 +30,6 @@ from back.metrics import Metrics
 from back.payment.service import Payments
 from back.peer import Peers
 from back.relay.service import Relay
-from back.relay.terms import ChannelTerms
 from back.settings import BackSettings
 from back.signer.seed import load_or_create_seed
 from back.signer.signer import Signer
@@ -50,7 +49,7 @@ from shared.tasks import Tasks
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from back.channel.model import Channel
+    from back.announcing.service import Announcing
     from back.graph.service import GraphService
     from back.peer import Peer
     from back.runner import ChannelRunner
@@ -253,7 +252,6 @@ class Node:
             self._is_tip_safe,
             fabric=self.fabric,
         )
-        self.relay.market.accepted = self._accepted
         parts = self.payments.receiver, self.payments.sender, self.relay
         self.channels.payments = Htlcs(self.signer, *parts)
         self.payments.on_outcome = self.metrics.payment_ended
@@ -266,8 +264,10 @@ class Node:
             node_features(self.settings),
         )
         self.channels.on_news = self.gossip.changed
+        self.relay.market.accepted = self.announcing.accepted
         self.paths = PathFinder(lambda: self.graph.table)
         self.graph.on_change, self.graph.on_table = self.paths.changed, self.paths.reload
+        self.payments.sender.finder = self.paths
         await self.paths.start()
         self.events = Events(self.settings, self.store, self.gossip.bulk)
         self.chain.listen(self._chain_told)
@@ -279,6 +279,7 @@ class Node:
             self._height_is(known[-1].height)
         # Watches first, blocks after: a start hears of nothing twice and misses nothing.
         await self.payments.start()
+        await self.announcing.load()
         await self.relay.start()
         await self.channels.restore()
         await self.relay.resume()
@@ -358,6 +359,11 @@ class Node:
         """The routing table and its judge."""
         return self.gossip.graph
 
+    @property
+    def announcing(self) -> "Announcing":
+        """What we say of ourselves, and the terms of our channels."""
+        return self.gossip.announcing
+
     # --- the chain's news ----------------------------------------------------------------------
 
     def _chain_told(self, event: ChainEvent) -> None:
@@ -368,19 +374,6 @@ class Node:
                 self._height_is(height - 1)
             case _:
                 pass
-
-    def _accepted(self, channel: "Channel", unix_s: float) -> "Sequence[ChannelTerms]":
-        """Terms that an HTLC into a channel may meet now."""
-        del unix_s
-        remote = channel.parameters.remote
-        terms = ChannelTerms(
-            fee_base_msat=self.settings.fee_base_msat,
-            fee_proportional_millionths=self.settings.fee_proportional_millionths,
-            cltv_expiry_delta=self.settings.cltv_expiry_delta,
-            htlc_minimum_msat=remote.htlc_minimum_msat if remote is not None else 1,
-            htlc_maximum_msat=channel.parameters.funding_satoshis * 1000,
-        )
-        return (terms,)
 
     def _is_tip_safe(self) -> bool:
         """Whether the chain was followed lately enough to promise anything by its height."""

@@ -10,28 +10,35 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from math import inf
+from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
-from back.announcing import nodes, updates
+from back.announcing import updates
 from back.announcing.changes import changes_of, taken_back
+from back.announcing.fees import FeeBook
+from back.announcing.maximum import htlc_maximum_msat
+from back.announcing.own_node import NodeAnnouncer
+from back.announcing.stored import read_stored
 from back.channel.model import Channel, Link, Phase
+from back.relay.terms import ChannelTerms, RelayFees, TermsInForce
 from back.storage import announcements
-from back.storage.store import NODE_SHARD
-from shared.errors import BackendError, LeaseLost, MalformedMessage, WriteRefused
+from shared.errors import BackendError, LeaseLost, WriteRefused
 from shared.fabric.subjects import shard
 from shared.gossip.record import Change, Kind
 from shared.tasks import Tasks
-from shared.wire import ChannelUpdate, NodeAnnouncement, decode, encode
+from shared.wire import ChannelUpdate, encode
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from back.announcing.nodes import OurNode
     from back.announcing.updates import Terms
     from back.runner import ChannelRunner
     from back.signer.signer import Signer
+    from back.storage.announcements import SaidUpdate
+    from back.storage.relay_fees import SetFees
     from back.storage.store import Store
     from back.switchboard import PeerSession
 
@@ -44,8 +51,6 @@ REPEAT_S = 3600.0
 """After so long the graph is given again what it should have: it heals what went wrong there."""
 AT_ONCE = 64
 """Channels between two breaths of the event loop: a signature takes some 50 µs."""
-
-T = TypeVar("T", ChannelUpdate, NodeAnnouncement)
 
 
 class Graph(Protocol):
@@ -62,8 +67,11 @@ class _Known:
     Attributes:
         channel: as last looked at.
         facts: what of it matters here.
+        fees: as last looked at.
         update: our last update of it, stored.
         raw: the same, encoded.
+        terms: what it and those before it promise.
+        renewed_at: when it was made, monotonic seconds; minus infinity: by a former process.
         away_since: monotonic seconds; None while its peer is there.
         look_at: when to look again though nothing has changed.
         told: the session, and the update that went out on it.
@@ -75,6 +83,9 @@ class _Known:
     update: ChannelUpdate | None
     raw: bytes | None
     away_since: float | None
+    terms: TermsInForce | None = None
+    renewed_at: float = -inf
+    fees: RelayFees | None = None
     facts: tuple[object, ...] = ()
     look_at: float = 0.0
     told: "tuple[PeerSession, bytes] | None" = None
@@ -91,9 +102,12 @@ class Announcing:
         runners: all channels, by present channel id.
         graph: takes them.
         node: what we say of ourselves.
-        terms: what we take for forwarding.
+        terms: what we take for forwarding, and how announcements follow events.
         monotonic: seconds of a clock that never goes back.
         unix: seconds of the clock that timestamps come from.
+
+    Attributes:
+        fees: what we take in each channel.
     """
 
     def __init__(
@@ -112,28 +126,38 @@ class Announcing:
         self._signer = signer
         self._runners = runners
         self._graph = graph
-        self._node = node
         self._terms = terms
+        self.fees = FeeBook(store, terms.fees, unix=unix)
         self._monotonic = monotonic
         self._unix = unix
         self._known: dict[int, _Known] = {}
-        self._stored: dict[int, bytes] = {}
-        self._node_said: NodeAnnouncement | None = None
-        self._is_node_announced = False
+        self._stored: dict[int, SaidUpdate] = {}
+        self._is_loaded = False
+        self._node = NodeAnnouncer(store, signer, graph.announce_own, node, unix)
         self._dirty: dict[int, ChannelRunner] = {}
         self._wake = asyncio.Event()
         self._tasks = Tasks()
 
-    async def start(self) -> None:
-        """Load what was said before, announce it again, and go on.
+    async def load(self) -> None:
+        """Learn what was said before: from then on terms are known.
 
         Raises:
             StorageUnavailable: the database is away.
         """
         shards = self._store.lease.shards
         self._stored = await self._store.read(lambda c: announcements.load_updates(c, shards))
-        said = await self._store.read(announcements.load_node)
-        self._node_said = _read(said, NodeAnnouncement)
+        await self.fees.load()
+        self._is_loaded = True
+
+    async def start(self) -> None:
+        """Announce what was said before again, and go on.
+
+        Raises:
+            StorageUnavailable: the database is away.
+        """
+        if not self._is_loaded:
+            await self.load()
+        await self._node.load()
         self._tasks.spawn(self._run(), "announcing")
 
     async def stop(self) -> None:
@@ -144,6 +168,78 @@ class Announcing:
         """A channel is ready, announced, away or closing: look at it now, not within a second."""
         self._dirty[runner.channel.parameters.key_index] = runner
         self._wake.set()
+
+    # --- terms ---------------------------------------------------------------------------------
+
+    def accepted(self, channel: Channel, unix_s: float) -> "Sequence[ChannelTerms]":
+        """Return terms of which an HTLC into a channel must meet one, the present ones first.
+
+        They are those of our last update, and of former ones for their grace. None where the
+        channel is not usable.
+
+        Args:
+            channel: one of ours.
+            unix_s: our clock.
+        """
+        known = self._know(channel)
+        if known.terms is not None:
+            return known.terms.accepted(unix_s, self._terms.grace_s)
+        # No update yet, or no name to put into one: what it would say holds.
+        terms = updates.terms_of(channel, self.fees.of(channel), None)
+        return () if terms is None else (terms,)
+
+    def own_update(self, channel: Channel) -> bytes | None:
+        """Return our last update of a channel, encoded."""
+        return self._know(channel).raw
+
+    async def set_peer_fees(self, node_ids: "Sequence[bytes]", fees: "SetFees | None") -> None:
+        """Take other fees in all channels with peers, now and later: stored, then announced.
+
+        Args:
+            node_ids: the peers'; with channels or not yet.
+            fees: what to take; None: as by default.
+
+        Raises:
+            BackendError: nothing has changed.
+            LeaseLost: a peer is another back's.
+        """
+        await self.fees.set_peers(node_ids, fees)
+        peers = set(node_ids)
+        for runner in self._runners.values():
+            if runner.channel.parameters.node_id in peers:
+                self.changed(runner)
+
+    async def set_channel_fees(
+        self, runners: "Sequence[ChannelRunner]", fees: "SetFees | None"
+    ) -> None:
+        """Take other fees in channels, whatever holds for their peers: stored, then announced.
+
+        Args:
+            runners: of the channels.
+            fees: what to take; None: as with the peer's other channels.
+
+        Raises:
+            BackendError: nothing has changed.
+            LeaseLost: a channel is another back's.
+        """
+        await self.fees.set_channels([runner.channel for runner in runners], fees)
+        for runner in runners:
+            self.changed(runner)
+
+    def _know(self, channel: Channel) -> _Known:
+        """Return what we know of a channel; from the database where that is all."""
+        key_index = channel.parameters.key_index
+        known = self._known.get(key_index)
+        if known is None:
+            known = self._known[key_index] = _Known(channel, None, None, self._monotonic())
+            stored = self._stored.pop(key_index, None)
+            update = read_stored(stored.raw if stored else None, ChannelUpdate)
+            if stored is not None and update is not None:
+                known.update, known.raw = update, stored.raw
+                known.terms = TermsInForce.of(ChannelTerms.of(update), stored.former)
+        return known
+
+    # --- the task ------------------------------------------------------------------------------
 
     async def _run(self) -> None:
         try:
@@ -164,7 +260,7 @@ class Announcing:
         """The graph has lost what it knew, or may have: give it all again."""
         for known in self._known.values():
             known.facts, known.look_at, known.repeat_at = (), 0.0, 0.0
-        self._is_node_announced = False
+        self._node.repeat()
         self._dirty = {r.channel.parameters.key_index: r for r in self._runners.values()}
         self._wake.set()
 
@@ -181,25 +277,21 @@ class Announcing:
             if changes := [change for each in news for change in each]:
                 self._graph.announce_own(changes)
             await asyncio.sleep(0)
-        await self._announce_node()
+        if any(known.announced for known in self._known.values()):
+            await self._node.look()
 
     # --- one channel ---------------------------------------------------------------------------
 
     def _looked(self, runner: "ChannelRunner") -> _Known | None:
         """Take note of the channel; None if there is nothing to do."""
         channel, now = runner.channel, self._monotonic()
-        key_index = channel.parameters.key_index
-        known = self._known.get(key_index)
-        if known is None:
-            raw = self._stored.pop(key_index, None)
-            update = _read(raw, ChannelUpdate)
-            known = _Known(channel, update, raw if update else None, away_since=now)
-            self._known[key_index] = known
-        elif known.channel is channel and now < known.look_at:
+        known = self._know(channel)
+        fees = self.fees.of(channel)
+        if known.channel is channel and known.fees == fees and now < known.look_at:
             return None
         # Payments change the channel all the time, and nothing of this.
-        facts, before = _facts(runner), known.facts
-        known.channel, known.facts = channel, facts
+        facts, before = (fees, _maximum(channel, known.update), *_facts(runner)), known.facts
+        known.channel, known.fees, known.facts = channel, fees, facts
         if facts == before and now < known.look_at:
             return None
         if channel.link is Link.ONLINE:
@@ -218,6 +310,8 @@ class Announcing:
         look_at = now + min(max(refresh_in_s, LOOK_EVERY_S), REPEAT_S)
         if known.announced:
             look_at = min(look_at, max(known.repeat_at, now + LOOK_EVERY_S))
+        if _maximum(known.channel, known.update) not in {None, known.update.htlc_maximum_msat}:
+            look_at = min(look_at, now + max(self._balance_waits_s(known), LOOK_EVERY_S))
         if known.away_since is not None:
             disable_at = known.away_since + self._terms.disable_after_s
             if disable_at > now:
@@ -249,12 +343,16 @@ class Announcing:
         if renewed is None and not is_news and not is_for_peer:
             return []
         # Also where nothing is new: whoever has lost the shard says nothing more for it.
-        writes = []
+        writes, terms = [], known.terms
         if renewed is not None and raw is not None:
-            writes.append(announcements.update_said(channel.parameters.key_index, raw))
+            terms = self._terms_after(known, renewed)
+            key_index = channel.parameters.key_index
+            writes.append(announcements.update_said(key_index, raw, terms.former))
         await self._store.committer.submit(shard(channel.parameters.node_id), writes)
         if renewed is not None:
-            known.update, known.raw = renewed, raw
+            known.update, known.raw, known.terms = renewed, raw, terms
+            known.renewed_at = self._monotonic()
+            known.look_at = self._next_look(known, known.renewed_at)
         self._tell_peer(runner, known)
         if not is_news:
             return []
@@ -266,13 +364,31 @@ class Announcing:
     def _renewed(self, known: _Known) -> ChannelUpdate | None:
         """Return a new update, signed, if one is due."""
         away_s = 0.0 if known.away_since is None else self._monotonic() - known.away_since
-        wanted = updates.wanted(known.channel, self._terms, known.update, away_s)
+        is_long_away = away_s >= self._terms.disable_after_s
+        fees, last_update = self.fees.of(known.channel), known.update
+        wanted = updates.wanted(known.channel, fees, last_update, is_long_away=is_long_away)
         unix_s = int(self._unix())
-        if wanted is None or not updates.due(known.update, wanted, unix_s):
+        follows = self._balance_waits_s(known) <= 0
+        if wanted is None or not updates.due(last_update, wanted, unix_s, follows_balance=follows):
             return None
         last = 0 if known.update is None else known.update.timestamp
         timestamp = updates.next_timestamp(last, unix_s)
         return self._signer.sign_channel_update(wanted.model_copy(update={"timestamp": timestamp}))
+
+    def _balance_waits_s(self, known: _Known) -> float:
+        """How long it takes until the balance alone is worth another update."""
+        since_s = self._monotonic() - known.renewed_at
+        wait_s = self._terms.maximum_every_s - since_s
+        if known.update is not None:
+            wait_s = max(wait_s, updates.wait_s(known.update, self._terms, self._unix()))
+        return wait_s
+
+    def _terms_after(self, known: _Known, renewed: ChannelUpdate) -> TermsInForce:
+        """What is in force once an update is stored."""
+        present = ChannelTerms.of(renewed)
+        if known.terms is None:
+            return TermsInForce(present)
+        return known.terms.replaced(present, self._unix(), self._terms.grace_s)
 
     def _tell_peer(self, runner: "ChannelRunner", known: _Known) -> None:
         """Tell the other end of the channel, once a connection and at each change."""
@@ -287,38 +403,7 @@ class Announcing:
         present = {runner.channel.parameters.key_index for runner in self._runners.values()}
         for key_index in self._known.keys() - present:
             del self._known[key_index]
-
-    # --- our node ------------------------------------------------------------------------------
-
-    async def _announce_node(self) -> None:
-        """Say who we are, once a channel of ours is known to all (BOLT 7 § node_announcement)."""
-        if not any(known.announced for known in self._known.values()):
-            return
-        said = self._renewed_node()
-        if said is None and self._is_node_announced:
-            return
-        writes = [] if said is None else [announcements.node_said(encode(said))]
-        try:
-            await self._store.committer.submit(NODE_SHARD, writes)
-        except (BackendError, WriteRefused) as error:
-            log.warning("node_announcement_not_stored", error=str(error))
-            return
-        self._node_said = said or self._node_said
-        if self._node_said is not None:
-            self._is_node_announced = True
-            raw = encode(self._node_said)
-            self._graph.announce_own([Change(Kind.NODE, self._node.node_id, raw)])
-
-    def _renewed_node(self) -> NodeAnnouncement | None:
-        """Return a new announcement of our node, signed, if one is due."""
-        wanted, unix_s = nodes.wanted(self._node), int(self._unix())
-        if not nodes.due(self._node_said, wanted, unix_s):
-            return None
-        last = 0 if self._node_said is None else self._node_said.timestamp
-        timestamp = updates.next_timestamp(last, unix_s)
-        return self._signer.sign_node_announcement(
-            wanted.model_copy(update={"timestamp": timestamp})
-        )
+            self.fees.forget(key_index)
 
 
 def _void(known: _Known) -> list[Change]:
@@ -359,20 +444,15 @@ def _facts(runner: "ChannelRunner") -> tuple[object, ...]:
     )
 
 
+def _maximum(channel: Channel, stored: ChannelUpdate | None) -> int | None:
+    """The htlc_maximum_msat that the balance asks for; None for a channel that has no peer yet."""
+    if channel.parameters.remote is None:
+        return None
+    return htlc_maximum_msat(channel, None if stored is None else stored.htlc_maximum_msat)
+
+
 def _is_for_peer(runner: "ChannelRunner") -> bool:
     """Whether the other end of the channel hears of our terms now."""
     channel = runner.channel
     is_there = runner.session is not None and channel.link is Link.ONLINE
     return is_there and channel.phase is Phase.NORMAL
-
-
-def _read(raw: bytes | None, kind: type[T]) -> T | None:
-    """Read what was stored; what cannot be read is made again, with the clock's timestamp."""
-    if raw is None:
-        return None
-    with contextlib.suppress(MalformedMessage):
-        message = decode(raw)
-        if isinstance(message, kind):
-            return message
-    log.error("stored_announcement_unreadable", kind=kind.NAME)
-    return None

@@ -2,13 +2,15 @@
 
 from dataclasses import dataclass
 
+from back.announcing.maximum import htlc_maximum_msat, most_msat
 from back.channel.announcement import direction
 from back.channel.model import Channel, Link, Phase
+from back.relay.terms import ChannelTerms, RelayFees
 from shared.errors import InvariantError
 from shared.features import Feature, FeatureSet
 from shared.wire import ChannelUpdate
 
-__all__ = ["REFRESH_S", "Terms", "due", "next_timestamp", "wanted"]
+__all__ = ["REFRESH_S", "Terms", "due", "next_timestamp", "terms_of", "wait_s", "wanted"]
 
 REFRESH_S = 13 * 86_400
 """Others forget a channel whose last update is two weeks old (BOLT 7 § Pruning)."""
@@ -16,6 +18,7 @@ MUST_BE_ONE = 1
 DONT_FORWARD = 2
 DISABLE = 2
 _UNSIGNED = bytes(64)
+DEFAULT_FEES = RelayFees(1_000, 200, 144)
 
 PUBLIC_PHASES = frozenset({Phase.NORMAL, Phase.SHUTDOWN, Phase.NEGOTIATING, Phase.CLOSING})
 """Phases in which an announced channel has something to say, if only that it is disabled."""
@@ -23,21 +26,50 @@ PUBLIC_PHASES = frozenset({Phase.NORMAL, Phase.SHUTDOWN, Phase.NEGOTIATING, Phas
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What we take for forwarding, the same in every channel.
+    """What we take for forwarding, and how announcements follow events.
 
     Attributes:
-        cltv_expiry_delta: blocks between the expiries of the two HTLCs.
+        fees: where nothing else is set for a channel or its peer.
         disable_after_s: how long a peer may be away until its channels are disabled.
+        grace_s: how long HTLCs may meet terms that hold no longer.
+        maximum_every_s: the least age of an update that is replaced for a balance's sake alone.
     """
 
-    fee_base_msat: int = 1_000
-    fee_proportional_millionths: int = 200
-    cltv_expiry_delta: int = 144
+    fees: RelayFees = DEFAULT_FEES
     disable_after_s: float = 600.0
+    grace_s: float = 600.0
+    maximum_every_s: float = 900.0
+
+
+def terms_of(
+    channel: Channel, fees: RelayFees, stored: ChannelUpdate | None
+) -> ChannelTerms | None:
+    """Return what our update of a channel should promise now, whether or not it can be named.
+
+    None where the channel is not usable yet, or its peer accepts no amount that it can carry.
+
+    Args:
+        channel: as it stands.
+        fees: that we take in it.
+        stored: our last update of it.
+    """
+    remote = channel.parameters.remote
+    if not channel.is_channel_ready_received or remote is None:
+        return None
+    if most_msat(channel) < max(1, remote.htlc_minimum_msat):
+        return None
+    present = None if stored is None else stored.htlc_maximum_msat
+    return ChannelTerms(
+        fee_base_msat=fees.fee_base_msat,
+        fee_proportional_millionths=fees.fee_proportional_millionths,
+        cltv_expiry_delta=fees.cltv_expiry_delta,
+        htlc_minimum_msat=remote.htlc_minimum_msat,
+        htlc_maximum_msat=htlc_maximum_msat(channel, present),
+    )
 
 
 def wanted(
-    channel: Channel, terms: Terms, stored: ChannelUpdate | None, away_s: float
+    channel: Channel, fees: RelayFees, stored: ChannelUpdate | None, *, is_long_away: bool
 ) -> ChannelUpdate | None:
     """Return what our update of a channel should say now, with timestamp and signature zero.
 
@@ -46,24 +78,18 @@ def wanted(
 
     Args:
         channel: as it stands.
-        terms: of this node.
+        fees: that we take in it.
         stored: our last update of it.
-        away_s: for how long its peer has been away, 0 if it is there.
+        is_long_away: its peer has been away for so long that the channel is to be disabled.
     """
     is_public = channel.channel_announcement is not None
     phases = PUBLIC_PHASES if is_public else (Phase.NORMAL,)
-    remote = channel.parameters.remote
-    if channel.phase not in phases or not channel.is_channel_ready_received or remote is None:
+    if channel.phase not in phases or (terms := terms_of(channel, fees, stored)) is None:
         return None
     name = _real(channel) if is_public else _private_name(channel)
-    capacity_msat = channel.parameters.funding_satoshis * 1000
-    htlc_maximum_msat = min(
-        capacity_msat - remote.channel_reserve_satoshis * 1000,
-        remote.max_htlc_value_in_flight_msat,
-    )
-    if name is None or htlc_maximum_msat < remote.htlc_minimum_msat:
+    if name is None:
         return None
-    is_disabled = is_public and _is_disabled(channel, terms, stored, away_s)
+    is_disabled = is_public and _is_disabled(channel, stored, is_long_away=is_long_away)
     return ChannelUpdate(
         signature=_UNSIGNED,
         chain_hash=channel.policy.chain_hash,
@@ -72,25 +98,51 @@ def wanted(
         message_flags=MUST_BE_ONE if is_public else MUST_BE_ONE | DONT_FORWARD,
         channel_flags=direction(channel) | (DISABLE if is_disabled else 0),
         cltv_expiry_delta=terms.cltv_expiry_delta,
-        htlc_minimum_msat=remote.htlc_minimum_msat,
+        htlc_minimum_msat=terms.htlc_minimum_msat,
         fee_base_msat=terms.fee_base_msat,
         fee_proportional_millionths=terms.fee_proportional_millionths,
-        htlc_maximum_msat=htlc_maximum_msat,
+        htlc_maximum_msat=terms.htlc_maximum_msat,
     )
 
 
-def due(stored: ChannelUpdate | None, now_wanted: ChannelUpdate, unix_s: int) -> bool:
+def due(
+    stored: ChannelUpdate | None,
+    now_wanted: ChannelUpdate,
+    unix_s: float,
+    *,
+    follows_balance: bool = True,
+) -> bool:
     """Whether ``stored`` must be replaced: it says something else, or grows old.
 
     Only what the network hears grows old.
+
+    Args:
+        stored: our last update.
+        now_wanted: what it should say.
+        unix_s: our clock.
+        follows_balance: another htlc_maximum_msat alone is reason enough.
     """
     if stored is None:
         return True
     is_public = not now_wanted.message_flags & DONT_FORWARD
     if is_public and unix_s - stored.timestamp >= REFRESH_S:
         return True
-    same = {"signature": now_wanted.signature, "timestamp": now_wanted.timestamp}
+    same: dict[str, object] = {
+        "signature": now_wanted.signature,
+        "timestamp": now_wanted.timestamp,
+    }
+    if not follows_balance:
+        same["htlc_maximum_msat"] = now_wanted.htlc_maximum_msat
     return stored.model_copy(update=same) != now_wanted
+
+
+def wait_s(stored: ChannelUpdate, terms: Terms, unix_s: float) -> float:
+    """Return how long an update of a former process holds before a balance alone may replace it.
+
+    Not at all where the clock went back: whoever waits for a clock may wait for years.
+    """
+    age_s = unix_s - stored.timestamp
+    return max(0.0, terms.maximum_every_s - age_s) if age_s >= 0 else 0.0
 
 
 def next_timestamp(last: int, unix_s: int) -> int:
@@ -98,9 +150,7 @@ def next_timestamp(last: int, unix_s: int) -> int:
     return max(unix_s, last + 1)
 
 
-def _is_disabled(
-    channel: Channel, terms: Terms, stored: ChannelUpdate | None, away_s: float
-) -> bool:
+def _is_disabled(channel: Channel, stored: ChannelUpdate | None, *, is_long_away: bool) -> bool:
     if channel.phase is not Phase.NORMAL or channel.is_shutdown_sent:
         return True
     if channel.remote_shutdown_script is not None:
@@ -109,7 +159,7 @@ def _is_disabled(
         return False
     # A peer that was away for long stays so until it is back: a restart of ours changes nothing.
     was_disabled = stored is not None and bool(stored.channel_flags & DISABLE)
-    return was_disabled or away_s >= terms.disable_after_s
+    return was_disabled or is_long_away
 
 
 def _real(channel: Channel) -> int | None:

@@ -12,11 +12,23 @@ from typing import NamedTuple
 
 from shared.wire import ChannelUpdate
 
-__all__ = ["KEPT_FORMER", "ChannelTerms", "Former", "TermsInForce"]
+__all__ = ["KEPT_FORMER", "ChannelTerms", "Former", "RelayFees", "TermsInForce"]
 
 KEPT_FORMER = 64
 """Former terms of one channel that are remembered: only an operator who sets fees every few seconds
 has more, and then the oldest hold a little shorter."""
+
+
+class RelayFees(NamedTuple):
+    """What the operator decides of a channel's terms.
+
+    Attributes:
+        cltv_expiry_delta: blocks between the expiries of the two HTLCs.
+    """
+
+    fee_base_msat: int
+    fee_proportional_millionths: int
+    cltv_expiry_delta: int
 
 
 @dataclass(frozen=True, slots=True)

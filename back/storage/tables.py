@@ -30,6 +30,7 @@ __all__ = [
     "NODE_SHARD",
     "attempts",
     "blocks",
+    "channel_fees",
     "channel_states",
     "channels",
     "forwards",
@@ -43,6 +44,7 @@ __all__ = [
     "own_node",
     "own_updates",
     "payments",
+    "peer_fees",
     "peers",
     "received_htlcs",
     "settled_htlcs",
@@ -412,8 +414,15 @@ own_updates = Table(
     metadata,
     Column("key_index", Int64, primary_key=True, autoincrement=False),
     Column("raw", LargeBinary, nullable=False),
+    Column("former", Text, nullable=False, server_default="[]"),
 )
-"""Our last `channel_update` of each channel, encoded: its timestamp must never come twice."""
+"""Our last `channel_update` of each channel, encoded: its timestamp must never come twice.
+
+``former`` is what updates before it promised and HTLCs may still meet: a JSON array, the newest
+first, of [replaced at (unix seconds), fee_base_msat, fee_proportional_millionths,
+cltv_expiry_delta, htlc_minimum_msat, htlc_maximum_msat]. In the same row, so that no commit has the
+one without the other.
+"""
 
 own_node = Table(
     "own_node",
@@ -423,6 +432,29 @@ own_node = Table(
     CheckConstraint("id = 1", name="one_row"),
 )
 """Our last `node_announcement`, encoded; at most one row."""
+
+peer_fees = Table(
+    "peer_fees",
+    metadata,
+    Column("node_id", LargeBinary, primary_key=True),
+    Column("shard", SmallInteger, nullable=False),
+    Column("fee_base_msat", Int64, nullable=False),
+    Column("fee_proportional_millionths", Int64, nullable=False),
+    Column("cltv_expiry_delta", Integer),
+    Column("changed_at", Int64, nullable=False),
+)
+"""What the operator wants for forwarding to a peer, with channels or not yet; NULL: as always."""
+
+channel_fees = Table(
+    "channel_fees",
+    metadata,
+    Column("key_index", Int64, primary_key=True, autoincrement=False),
+    Column("fee_base_msat", Int64, nullable=False),
+    Column("fee_proportional_millionths", Int64, nullable=False),
+    Column("cltv_expiry_delta", Integer),
+    Column("changed_at", Int64, nullable=False),
+)
+"""What the operator wants for forwarding into one channel, whatever its peer has."""
 
 outbox = Table(
     "outbox",

@@ -444,7 +444,8 @@ def test_our_last_announcements_come_back_for_channels_that_are_not_over(rows: R
     )
     rows.write(announcements.update_said(1, b"second"), announcements.node_said(b"\0\xff"))
     with rows.database.snapshot() as connection:
-        assert announcements.load_updates(connection, ALL_SHARDS) == {1: b"second"}
+        said = announcements.SaidUpdate(b"second")
+        assert announcements.load_updates(connection, ALL_SHARDS) == {1: said}
         assert announcements.load_updates(connection, ()) == {}
         assert announcements.load_node(connection) == b"\0\xff"
 

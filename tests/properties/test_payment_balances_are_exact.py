@@ -48,7 +48,7 @@ def takes(end, amount_msat: int) -> bool:  # type: ignore[no-untyped-def]
     side=st.integers(0, 1),
 )
 def test_the_largest_htlc_is_taken_and_one_msat_more_is_not(
-    kind, opener_limits, fundee_limits, ours, push_sat, feerate, to_fundee, to_opener, side
+    *, kind, opener_limits, fundee_limits, ours, push_sat, feerate, to_fundee, to_opener, side
 ) -> None:  # type: ignore[no-untyped-def]
     ends = wired(
         opened(

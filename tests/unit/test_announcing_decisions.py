@@ -11,9 +11,10 @@ from support.channels import Keys
 from back.announcing import nodes, updates
 from back.announcing.changes import changes_of, taken_back
 from back.announcing.nodes import OurNode
-from back.announcing.updates import DISABLE, DONT_FORWARD, MUST_BE_ONE, REFRESH_S, Terms
+from back.announcing.updates import DISABLE, DONT_FORWARD, MUST_BE_ONE, REFRESH_S
 from back.channel.model import Channel, Link, Phase
 from back.channel.policy import channel_type_bits
+from back.relay.terms import RelayFees
 from back.transactions.commitment import CommitmentType
 from shared.crypto.signature import public_key, sign_compact
 from shared.errors import LightningError
@@ -23,16 +24,20 @@ from shared.gossip.signed import digest
 from shared.wire import ChannelUpdate, encode
 from shared.wire.address import Address, AddressKind, parse_addresses
 
-TERMS = Terms(fee_base_msat=7, fee_proportional_millionths=8, cltv_expiry_delta=99)
+FEES = RelayFees(fee_base_msat=7, fee_proportional_millionths=8, cltv_expiry_delta=99)
 NOW = 1_700_000_000
 
 
 def wanted(
-    channel: Channel, *, stored: ChannelUpdate | None = None, away_s: float = 0.0
+    channel: Channel, *, stored: ChannelUpdate | None = None, is_long_away: bool = False
 ) -> ChannelUpdate:
-    update = updates.wanted(channel, TERMS, stored, away_s)
+    update = updates.wanted(channel, FEES, stored, is_long_away=is_long_away)
     assert update is not None
     return update
+
+
+def says_nothing(channel: Channel) -> bool:
+    return updates.wanted(channel, FEES, None, is_long_away=False) is None
 
 
 def said(update: ChannelUpdate, timestamp: int = NOW) -> ChannelUpdate:
@@ -68,7 +73,7 @@ def test_without_an_alias_it_goes_by_its_place_unless_that_is_to_be_hidden() -> 
     assert wanted(channel).short_channel_id == channel.funding.short_channel_id
     bits = channel_type_bits(CommitmentType.STATIC_REMOTEKEY, scid_alias=True)
     hidden = replace(channel, parameters=replace(channel.parameters, channel_type=bits))
-    assert updates.wanted(hidden, TERMS, None, 0.0) is None
+    assert says_nothing(hidden)
     assert wanted(replace(hidden, remote_alias=5)).short_channel_id == 5
 
 
@@ -83,11 +88,12 @@ def test_without_an_alias_it_goes_by_its_place_unless_that_is_to_be_hidden() -> 
 def test_there_is_nothing_to_say_before_channel_ready_or_of_a_private_end(
     changes: dict[str, Any],
 ) -> None:
-    assert updates.wanted(replace(ready_channel(), **changes), TERMS, None, 0.0) is None
+    assert says_nothing(replace(ready_channel(), **changes))
 
 
 def test_htlc_limits_are_what_the_peer_accepts_and_we_could_send() -> None:
     channel = public_channel()
+    channel = replace(channel, local_msat=channel.parameters.funding_satoshis * 1000)
     remote = channel.parameters.remote
     assert remote is not None
     update = wanted(channel)
@@ -99,7 +105,7 @@ def test_htlc_limits_are_what_the_peer_accepts_and_we_could_send() -> None:
     assert (update.htlc_minimum_msat, update.htlc_maximum_msat) == (4_000, 5_000)
     shut = replace(narrow, htlc_minimum_msat=5_001)
     closed = replace(channel, parameters=replace(channel.parameters, remote=shut))
-    assert updates.wanted(closed, TERMS, None, 0.0) is None
+    assert says_nothing(closed)
 
 
 def is_disabled(update: ChannelUpdate) -> bool:
@@ -108,8 +114,8 @@ def is_disabled(update: ChannelUpdate) -> bool:
 
 def test_a_channel_is_disabled_while_its_peer_is_away_for_long_and_until_it_is_back() -> None:
     away = replace(public_channel(), link=Link.OFFLINE)
-    assert not is_disabled(wanted(away, away_s=TERMS.disable_after_s - 1))
-    disabled = wanted(away, away_s=TERMS.disable_after_s)
+    assert not is_disabled(wanted(away))
+    disabled = wanted(away, is_long_away=True)
     assert is_disabled(disabled)
     # After a restart nobody knows since when: it stays as it was said.
     assert is_disabled(wanted(away, stored=said(disabled)))
@@ -120,7 +126,7 @@ def test_a_channel_is_disabled_while_its_peer_is_away_for_long_and_until_it_is_b
 
 def test_a_private_channel_is_never_disabled_for_nobody_would_hear() -> None:
     away = replace(ready_channel(), link=Link.OFFLINE)
-    assert not is_disabled(wanted(away, away_s=10 * TERMS.disable_after_s))
+    assert not is_disabled(wanted(away, is_long_away=True))
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,12 @@ from back.announcing.nodes import OurNode
 from back.announcing.service import REPEAT_S, Announcing
 from back.announcing.updates import DISABLE, DONT_FORWARD, REFRESH_S, Terms
 from back.channel.model import Channel, Link, Phase
+from back.channel.policy import channel_type_bits
 from back.storage.announcements import load_node
+from back.storage.relay_fees import SetFees
 from back.storage.statements import Write
 from back.storage.store import NODE_SHARD
+from back.transactions.commitment import CommitmentType
 from shared.crypto.signature import public_key, sign_compact
 from shared.errors import LeaseLost, StorageUnavailable
 from shared.fabric.subjects import shard
@@ -52,6 +55,7 @@ class World:
 
     Attributes:
         updates, node: as stored.
+        rows: of the tables that are read with a query, by table and key.
         commits: the shards of every commit.
         failure: what the database answers with.
         told: what the graph got, in order.
@@ -62,6 +66,7 @@ class World:
     unix: float = START
     updates: dict[int, bytes] = field(default_factory=dict)
     node: bytes | None = None
+    rows: dict[str, dict[object, dict[str, object]]] = field(default_factory=dict)
     commits: list[int] = field(default_factory=list)
     failure: Exception | None = None
     told: list[Change] = field(default_factory=list)
@@ -71,22 +76,41 @@ class World:
         runner = self.runners[channel.channel_id] = Runner(channel)
         return runner
 
-    async def submit(self, shard_: int, writes: Sequence[Write] = ()) -> None:
+    async def submit(self, shards: int | set[int], writes: Sequence[Write] = ()) -> None:
         await asyncio.sleep(0)
         if self.failure is not None:
             raise self.failure
-        self.commits.append(shard_)
+        self.commits += [shards] if isinstance(shards, int) else sorted(shards)
         for write in writes:
-            raw = write.values["raw"]
-            assert isinstance(raw, bytes)
-            if write.statement.table.name == "own_node":
-                assert shard_ == NODE_SHARD
-                self.node = raw
-            else:
-                self.updates[int(str(write.values["key_index"]))] = raw
+            values = dict(write.values)
+            match write.statement.table.name:
+                case "own_node":
+                    assert shards == NODE_SHARD
+                    assert isinstance(values["raw"], bytes)
+                    self.node = values["raw"]
+                case table:
+                    key = values[write.statement.order]
+                    self.rows.setdefault(table, {})[key] = values
+                    if table == "own_updates":
+                        self.updates[int(str(key))] = values["raw"]  # type: ignore[assignment]
 
     async def read(self, query: Callable[[Any], Any]) -> Any:
-        return self.node if query is load_node else dict(self.updates)
+        return self.node if query is load_node else query(self)
+
+    def execute(self, statement: Any) -> list[SimpleNamespace]:
+        """Answer the queries of a start."""
+        text = str(statement)
+        if "own_updates" in text:
+            before = self.rows.get("own_updates", {})
+            return [
+                SimpleNamespace(
+                    **{"former": "[]", **before.get(key, {}), "key_index": key, "raw": raw}
+                )
+                for key, raw in self.updates.items()
+            ]
+        (table,) = (name for name in ("peer_fees", "channel_fees") if name in text)
+        rows = self.rows.get(table, {}).values()
+        return [SimpleNamespace(**row) for row in rows if "fee_base_msat" in row]
 
     def announce_own(self, changes: Iterable[Change]) -> None:
         for change in changes:
@@ -235,6 +259,212 @@ async def test_a_peer_that_is_away_for_long_is_disabled_and_enabled_when_it_is_b
         (_, told) = await look(1)
         assert isinstance(told.value, bytes)
         assert not update_view(told.value).is_disabled
+
+
+# --- terms ------------------------------------------------------------------------------------
+
+CHEAP = SetFees(fee_base_msat=1, fee_proportional_millionths=2, cltv_expiry_delta=40)
+
+
+def accepted(look: "Look", runner: Runner) -> list[int]:
+    """Base fees that HTLCs may pay now."""
+    terms = look.service.accepted(runner.channel, look.world.unix)
+    return [each.fee_base_msat for each in terms]
+
+
+async def test_other_fees_are_stored_then_announced_at_once_and_the_former_hold_on() -> None:
+    world = World()
+    runner = world.add(public_channel(5))
+    async with world.running() as look:
+        assert accepted(look, runner) == [1_000]
+        await look.service.set_channel_fees([runner], CHEAP)  # type: ignore[list-item]
+        assert world.rows["channel_fees"][5]["fee_base_msat"] == 1
+        assert accepted(look, runner) == [1_000], "nobody has heard of the new terms"
+        (_, told) = await look(1)
+        assert isinstance(told.value, bytes)
+        view = update_view(told.value)
+        assert (view.fee_base_msat, view.fee_proportional_millionths) == (1, 2)
+        assert view.cltv_expiry_delta == 40
+        assert runner.sent[-1] == decode(told.value)
+        # The new terms take whatever pays the former ones.
+        assert accepted(look, runner) == [1]
+        await look.service.set_channel_fees([runner], SetFees(5_000, 0))  # type: ignore[list-item]
+        await look(1)
+        assert accepted(look, runner) == [5_000, 1, 1_000]
+        assert runner.sent[-1].cltv_expiry_delta == 40, "not named, so as before"  # type: ignore[attr-defined]
+        await look(TERMS.grace_s - 1)
+        assert accepted(look, runner) == [5_000, 1]
+        await look(1)
+        assert accepted(look, runner) == [5_000]
+
+
+async def test_a_channels_fees_count_before_its_peers_and_those_before_the_default() -> None:
+    world = World()
+    runner = world.add(public_channel(5))
+    other = world.add(public_channel(6))
+    node_id = runner.channel.parameters.node_id
+    async with world.running() as look:
+
+        def bases() -> list[int]:
+            return [each.sent[-1].fee_base_msat for each in (runner, other)]  # type: ignore[attr-defined]
+
+        await look.service.set_peer_fees([node_id], SetFees(7, 7))
+        await look(1)
+        assert bases() == [7, 7]
+        await look.service.set_channel_fees([runner], SetFees(8, 8, 30))  # type: ignore[list-item]
+        await look.service.set_peer_fees([node_id], SetFees(9, 9, 50))
+        await look(1)
+        assert bases() == [8, 9]
+        await look.service.set_channel_fees([runner], None)  # type: ignore[list-item]
+        await look(1)
+        assert bases() == [9, 9]
+        await look.service.set_peer_fees([node_id], None)
+        await look(1)
+        assert bases() == [1_000, 1_000]
+        # What is set for a peer holds for the channels that it will have.
+        await look.service.set_peer_fees([node_id], SetFees(7, 7))
+        late = world.add(public_channel(7))
+        await look(1)
+        assert late.sent[-1].fee_base_msat == 7  # type: ignore[attr-defined]
+
+
+async def test_fees_and_the_grace_of_the_former_ones_outlive_a_restart() -> None:
+    world = World()
+    runner = world.add(public_channel(5))
+    async with world.running() as look:
+        await look.service.set_channel_fees([runner], SetFees(5_000, 0))  # type: ignore[list-item]
+        await look(1)
+    world.now, world.unix = 0.0, world.unix + 300
+    signed = world.updates[5]
+    async with world.running() as look:
+        assert world.updates[5] == signed
+        assert accepted(look, runner) == [5_000, 1_000]
+        await look(300)
+        assert accepted(look, runner) == [5_000]
+
+
+async def test_terms_are_known_as_soon_as_they_are_loaded() -> None:
+    world = World()
+    runner = world.add(public_channel(5))
+    async with world.running() as look:
+        await look.service.set_channel_fees([runner], SetFees(5_000, 0))  # type: ignore[list-item]
+        await look(1)
+    service = world.service()
+    await service.load()
+    terms = service.accepted(runner.channel, world.unix)
+    assert [each.fee_base_msat for each in terms] == [5_000, 1_000]
+    assert service.own_update(runner.channel) == world.updates[5]
+
+
+async def test_fees_that_cannot_be_stored_do_not_hold() -> None:
+    world = World()
+    runner = world.add(public_channel(5))
+    async with world.running() as look:
+        world.failure = StorageUnavailable("away")
+        with pytest.raises(StorageUnavailable):
+            await look.service.set_channel_fees([runner], CHEAP)  # type: ignore[list-item]
+        world.failure = None
+        assert await look(1) == []
+        assert accepted(look, runner) == [1_000]
+
+
+async def test_an_update_that_cannot_be_stored_leaves_the_former_terms() -> None:
+    world = World()
+    runner = world.add(public_channel(5))
+    async with world.running() as look:
+        await look.service.set_channel_fees([runner], SetFees(5_000, 0))  # type: ignore[list-item]
+        world.failure = StorageUnavailable("away")
+        await look(1)
+        assert accepted(look, runner) == [1_000]
+        world.failure = None
+        await look(1)
+        assert accepted(look, runner) == [5_000, 1_000]
+
+
+async def test_a_channel_that_nothing_can_be_said_of_has_the_terms_that_would_be() -> None:
+    world = World()
+    hidden = ready_channel(5, remote_alias=None)
+    bits = channel_type_bits(CommitmentType.STATIC_REMOTEKEY, scid_alias=True)
+    runner = world.add(replace(hidden, parameters=replace(hidden.parameters, channel_type=bits)))
+    unready = world.add(ready_channel(6, is_channel_ready_received=False, channel_id=bytes(32)))
+    async with world.running() as look:
+        assert runner.sent == []
+        assert accepted(look, runner) == [1_000]
+        assert accepted(look, unready) == []
+
+
+# --- the balance --------------------------------------------------------------------------------
+
+
+def maximum(runner: Runner) -> int:
+    return runner.sent[-1].htlc_maximum_msat  # type: ignore[attr-defined, no-any-return]
+
+
+async def test_htlc_maximum_follows_the_balance_once_in_a_while() -> None:
+    world = World()
+    runner = world.add(public_channel(5))
+    remote = runner.channel.parameters.remote
+    assert remote is not None
+    most = runner.channel.parameters.funding_satoshis * 1000
+    most -= remote.channel_reserve_satoshis * 1000
+    async with world.running() as look:
+        assert maximum(runner) == most // 2
+        changed(runner, local_msat=100_000_000)
+        assert await look(1) == [], "not yet"
+        assert await look(TERMS.maximum_every_s - 2) == []
+        # It was looked at before, and nothing has changed since.
+        (_, told) = await look(1)
+        assert isinstance(told.value, bytes)
+        assert maximum(runner) == most >> 4
+        former = [each.htlc_maximum_msat for each in look.service.accepted(runner.channel, 0)]
+        assert former == [most >> 4, most // 2]
+        # Any other reason takes the balance along.
+        changed(runner, local_msat=most)
+        await look.service.set_channel_fees([runner], CHEAP)  # type: ignore[list-item]
+        await look(1)
+        assert maximum(runner) == most
+
+
+async def test_the_balance_of_a_private_channel_is_followed_too() -> None:
+    world = World()
+    runner = world.add(ready_channel(5, remote_alias=77))
+    async with world.running() as look:
+        before = maximum(runner)
+        changed(runner, local_msat=1_000_000)
+        await look(1)
+        await look(TERMS.maximum_every_s)
+        assert maximum(runner) < before
+
+
+async def test_a_restart_is_no_reason_to_tell_the_balance_sooner() -> None:
+    world = World()
+    runner = world.add(public_channel(5))
+    async with world.running():
+        pass
+    changed(runner, local_msat=1_000_000)
+    world.now, world.unix = 0.0, world.unix + 60
+    signed = world.updates[5]
+    async with world.running() as look:
+        assert world.updates[5] == signed
+        await look(TERMS.maximum_every_s - 61)
+        assert world.updates[5] == signed
+        await look(2)
+        assert world.updates[5] != signed
+
+
+async def test_a_clock_that_went_back_years_neither_stops_nor_speeds_it() -> None:
+    world = World()
+    runner = world.add(public_channel(5))
+    async with world.running() as look:
+        world.unix -= 100_000_000
+        changed(runner, local_msat=1_000_000)
+        await look(1)
+        before = len(runner.sent)
+        await look(TERMS.maximum_every_s)
+        assert len(runner.sent) == before + 1
+        changed(runner, local_msat=900_000_000)
+        await look(1)
+        assert len(runner.sent) == before + 1
 
 
 async def test_a_restart_signs_nothing_again_and_announces_what_is_stored() -> None:
