@@ -27,6 +27,8 @@ from back.graph.paths.service import PathFinder
 from back.handshakes import HandshakeService
 from back.htlcs import Htlcs
 from back.metrics import Metrics
+from back.onion_messages.service import OnionMessages
+from back.onion_messages.wiring import onion_messages_of
 from back.payment.service import Payments
 from back.peer import Peers
 from back.relay.service import Relay
@@ -74,6 +76,7 @@ INIT_FEATURES = FeatureSet.of(
         Feature.option_support_large_channel,
         Feature.option_anchors,
         Feature.option_shutdown_anysegwit,
+        Feature.option_onion_messages,
         Feature.option_channel_type,
         Feature.option_scid_alias,
     )
@@ -93,6 +96,7 @@ TIP_PATIENCE_S = 1800.0
 STOPPED = (
     "peers",
     "switchboard",
+    "onion_messages",
     "events",
     "gossip",
     "relay",
@@ -139,6 +143,7 @@ class Node:
     channels: Channels = field(init=False)
     payments: Payments = field(init=False)
     relay: Relay = field(init=False)
+    onion_messages: OnionMessages = field(init=False)
     paths: PathFinder = field(init=False)
     gossip: Gossip = field(init=False)
     events: Events = field(init=False)
@@ -204,6 +209,7 @@ class Node:
         await self._start_channels(chain)
         await self._start_sessions()
         await self.gossip.start()
+        await self.onion_messages.start(self.gossip.bulk, self.switchboard)
         self.events.start()
         # Without it no session of a dead front ends: better a process that says why it ends.
         self._tasks.spawn(self._watch(), "watch", self._fail)
@@ -264,6 +270,7 @@ class Node:
             node_features(self.settings),
         )
         self.channels.on_news = self.gossip.changed
+        self.onion_messages = onion_messages_of(self)
         self.relay.market.accepted = self.announcing.accepted
         self.paths = PathFinder(lambda: self.graph.table)
         self.graph.on_change, self.graph.on_table = self.paths.changed, self.paths.reload
@@ -346,12 +353,9 @@ class Node:
 
     def _shards_lost(self, shards: tuple[int, ...]) -> None:
         """Another back owns them: not another word; the process ends, to come back as a standby."""
-        if hasattr(self, "switchboard"):
-            self.switchboard.mute()
-        if hasattr(self, "gossip"):
-            self.gossip.mute()
-        if hasattr(self, "events"):
-            self.events.mute()
+        for part in ("switchboard", "onion_messages", "gossip", "events"):
+            if (speaker := getattr(self, part, None)) is not None:
+                speaker.mute()
         self._fail(LeaseLost(shards))
 
     @property

@@ -6,6 +6,7 @@ if TYPE_CHECKING:
     from back.chain.interface import Chain
     from back.channels import Channels
     from back.events.service import Events
+    from back.graph.paths.service import PathFinder
     from back.graph.service import GraphService
     from back.payment.service import Payments
     from back.peer import Peers
@@ -41,6 +42,10 @@ class ApiNode(Protocol):
     @property
     def graph(self) -> "GraphService":
         """The routing table."""
+
+    @property
+    def paths(self) -> "PathFinder":
+        """Finds routes."""
 
     @property
     def payments(self) -> "Payments":

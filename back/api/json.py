@@ -186,14 +186,14 @@ def payment_event_json(sending: "Sending") -> Json:
         {
             "id": str(payment.id),
             "channelId": part.channel_id.hex(),
-            "nextNodeId": payment.recipient.hex(),
+            "nextNodeId": part.tried.hops[0].next_node_id.hex(),
             "amountWithFees": part.attempt.amount_msat + part.attempt.fees_msat,
             "fees": part.attempt.fees_msat,
             "startedAt": timestamp_json(part.attempt.created_at),
             "settledAt": settled,
         }
         for part in sending.parts.values()
-        if part.verdict is None
+        if part.is_paid
     ]
     return {
         **shown,

@@ -1,22 +1,20 @@
-"""May an invoice be paid, with which onion, and what does a failure mean? Pure.
+"""May something be paid, from which channels, and with which onion? Pure."""
 
-Payments go to direct peers in this version: one hop, no fees.
-"""
-
-from collections.abc import Iterable, Sequence
+import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
-from back.channel.model import Channel, Failed, Link, Malformed, Phase, Resolution
+from back.channel.model import Channel, Link, Phase
+from back.channel.spec import remote_party
 from back.payment.balances import can_send_msat
-from shared.bolt11 import Invoice
+from back.payment.failures import Tried
+from back.payment.recipient import ClearRecipient, Recipient, onion_hops
+from back.payment.route import MAX_ROUTE_CLTV, Edge, Hop, LocalChannel, Route
+from shared.bolt11 import Invoice, RouteHint
 from shared.chain import Chain
 from shared.crypto import sphinx
-from shared.crypto.failures import FAILURES, NODE, PERM, Failure, decode_failure
-from shared.crypto.payload import Payload, PaymentData, encode_payload
 from shared.errors import CommandError
 from shared.features import Context, Feature
-from shared.units import ShortChannelId
 
 __all__ = [
     "MAX_HTLC_CLTV",
@@ -24,11 +22,10 @@ __all__ = [
     "Candidate",
     "Order",
     "PaymentOnion",
-    "Verdict",
     "choose_channel",
-    "hop_summary",
-    "judge",
-    "local_failure",
+    "keysend_order",
+    "local_channel",
+    "name_of",
     "order",
     "payment_onion",
 ]
@@ -40,6 +37,11 @@ MAX_OVERPAYMENT = 2
 MAX_AMOUNT_MSAT = 21_000_000 * 100_000_000_000
 
 
+KEYSEND_CLTV = 42
+"""Blocks that a keysend recipient gets: more than any known program asks for."""
+KEYSEND_EXPIRY_S = 3600
+
+
 @dataclass(frozen=True, slots=True)
 class Order:
     """What is to be paid, checked.
@@ -49,13 +51,10 @@ class Order:
         expires_at: seconds since 1970; no attempt after it.
     """
 
-    payee: bytes
+    recipient: Recipient
     payment_hash: bytes
-    payment_secret: bytes = field(repr=False)
     amount_msat: int
-    min_final_cltv_expiry_delta: int
     expires_at: int
-    payment_metadata: bytes | None = None
 
 
 def order(
@@ -85,14 +84,61 @@ def order(
             f"the invoice wants the money locked for {invoice.min_final_cltv_expiry_delta} blocks"
         )
     return Order(
-        payee=invoice.payee,
+        recipient=ClearRecipient(
+            node_id=invoice.payee,
+            payment_secret=invoice.payment_secret,
+            min_final_cltv_expiry_delta=invoice.min_final_cltv_expiry_delta,
+            payment_metadata=invoice.payment_metadata,
+            hints=tuple(_hints(invoice, payer)),
+            takes_parts=invoice.features.supports(Feature.basic_mpp),
+        ),
         payment_hash=invoice.payment_hash,
-        payment_secret=invoice.payment_secret,
         amount_msat=_amount_msat(invoice, amount_msat),
-        min_final_cltv_expiry_delta=invoice.min_final_cltv_expiry_delta,
         expires_at=invoice.expires_at,
-        payment_metadata=invoice.payment_metadata,
     )
+
+
+def keysend_order(payee: bytes, amount_msat: int, preimage: bytes, unix_s: float) -> Order:
+    """Return an order to pay a node that made no invoice.
+
+    Args:
+        payee: its node id.
+        amount_msat: what it gets.
+        preimage: 32 random bytes; it gets them along with the money.
+        unix_s: now.
+
+    Raises:
+        CommandError: nobody can pay so much.
+    """
+    if not 0 < amount_msat <= MAX_AMOUNT_MSAT:
+        raise CommandError(f"{amount_msat} msat cannot be paid")
+    recipient = ClearRecipient(payee, None, KEYSEND_CLTV, keysend_preimage=preimage)
+    digest = hashlib.sha256(preimage).digest()
+    return Order(recipient, digest, amount_msat, int(unix_s) + KEYSEND_EXPIRY_S)
+
+
+def _hints(invoice: Invoice, payer: bytes) -> Iterable[Edge]:
+    """Return the edges of an invoice's route hints, but for those that lead through us."""
+    for route in invoice.routes[:MAX_HINTED_ROUTES]:
+        ends = [*(hint.node_id for hint in route[1:]), invoice.payee]
+        if payer in ends:
+            continue
+        for hint, end in zip(route, ends, strict=True):
+            yield Edge(_hop(hint, end), 1, MAX_AMOUNT_MSAT)
+
+
+def _hop(hint: RouteHint, end: bytes) -> Hop:
+    return Hop(
+        hint.node_id,
+        end,
+        hint.short_channel_id,
+        hint.fee_base_msat,
+        hint.fee_proportional_millionths,
+        hint.cltv_expiry_delta,
+    )
+
+
+MAX_HINTED_ROUTES = 20
 
 
 def _check_features(invoice: Invoice) -> None:
@@ -111,7 +157,6 @@ PAYABLE = frozenset(
         Feature.var_onion_optin,
         Feature.payment_secret,
         Feature.option_payment_metadata,
-        # Offered by the payee, never needed by one HTLC that pays all.
         Feature.basic_mpp,
     }
 ) | {feature for feature in Feature if Context.INVOICE not in feature.contexts}
@@ -178,127 +223,82 @@ def choose_channel(
     return None
 
 
+def name_of(channel: Channel) -> int:
+    """Return our name of a channel of ours in routes: the real one where there is one."""
+    real = channel.funding.short_channel_id if channel.funding is not None else None
+    return real if real is not None else channel.local_alias or 0
+
+
+def local_channel(candidate: Candidate, *, is_exact: bool) -> LocalChannel:
+    """Return a channel of ours as path-finding sees it.
+
+    Args:
+        candidate: that may send now.
+        is_exact: work out the largest HTLC to the millisatoshi: dear where there are many channels.
+    """
+    channel = candidate.channel
+    remote = remote_party(channel)
+    if is_exact:
+        most_msat = can_send_msat(channel)
+    else:
+        pending_msat = sum(htlc.amount_msat for htlc in channel.htlcs.values() if htlc.offered)
+        reserve_msat = remote.channel_reserve_satoshis * 1000
+        most_msat = channel.local_msat - pending_msat - reserve_msat
+    return LocalChannel(
+        name_of(channel),
+        channel.parameters.node_id,
+        max(0, most_msat - candidate.reserved_msat),
+        remote.htlc_minimum_msat,
+    )
+
+
 # --- the onion --------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class PaymentOnion:
-    """What update_add_htlc needs, and what opens an error."""
+    """What update_add_htlc needs, and what opens an error.
+
+    Attributes:
+        fees_msat: that the hops take of it.
+    """
 
     packet: bytes = field(repr=False)
     amount_msat: int
     cltv_expiry: int
-    shared_secrets: tuple[bytes, ...] = field(repr=False)
+    fees_msat: int
+    tried: Tried = field(repr=False)
 
 
 def payment_onion(
-    wanted: Order, *, height: int, session_key: bytes, shadow_blocks: int
+    wanted: Order, route: Route, *, height: int, session_key: bytes, shadow_blocks: int
 ) -> PaymentOnion:
-    """Build the onion of a payment to a direct peer.
+    """Build the onion of one part of a payment.
 
     Args:
         wanted: what to pay.
+        route: the way of this part.
         height: of the chain.
         session_key: 32 random bytes, used once.
         shadow_blocks: 1 to :data:`MAX_SHADOW_BLOCKS`, random: the payee cannot tell by the expiry
-            that we are the payer (BOLT 7 § Recommendations for Routing), and blocks may come.
+            who we are (BOLT 7 § Recommendations for Routing), and blocks may come.
+
+    Raises:
+        CommandError: it does not fit.
     """
     if not 1 <= shadow_blocks <= MAX_SHADOW_BLOCKS:
         raise ValueError(f"{shadow_blocks} shadow blocks")
-    cltv_expiry = height + wanted.min_final_cltv_expiry_delta + shadow_blocks
-    payload = Payload(
-        amt_to_forward=wanted.amount_msat,
-        outgoing_cltv_value=cltv_expiry,
-        payment_data=PaymentData(
-            payment_secret=wanted.payment_secret, total_msat=wanted.amount_msat
-        ),
-        payment_metadata=wanted.payment_metadata,
-    )
-    hop = sphinx.Hop(wanted.payee, encode_payload(payload))
+    recipient = wanted.recipient
+    last = height + recipient.final_cltv_delta + shadow_blocks
+    carried = route.forwarded(last)
+    if carried[0][1] > height + MAX_ROUTE_CLTV:
+        raise CommandError("the way would lock the money for too long")
+    hops = onion_hops(recipient, route.hops, carried, wanted.amount_msat)
     try:
-        onion = sphinx.build(session_key, [hop], wanted.payment_hash)
+        onion = sphinx.build(session_key, hops, wanted.payment_hash)
     except ValueError as error:
-        raise CommandError(f"the invoice does not fit in an onion: {error}") from None
-    return PaymentOnion(onion.packet, wanted.amount_msat, cltv_expiry, onion.shared_secrets)
-
-
-# --- failures ---------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What a failed attempt means.
-
-    Attributes:
-        may_retry: another channel may do better.
-        summary: for people, with the fields of Eclair's failures.
-    """
-
-    may_retry: bool
-    summary: dict[str, Any]
-
-
-def hop_summary(payer: bytes, payee: bytes, channel: Channel) -> dict[str, str]:
-    """Return one hop of a route for people; real scid where there is one."""
-    real = channel.funding.short_channel_id if channel.funding is not None else None
-    scid = real if real is not None else channel.local_alias
-    hop = {"nodeId": payer.hex(), "nextNodeId": payee.hex()}
-    return hop if scid is None else {**hop, "shortChannelId": str(ShortChannelId.unpack(scid))}
-
-
-def local_failure(reason: str, route: Sequence[dict[str, str]] = ()) -> dict[str, Any]:
-    """Describe what kept an HTLC from going out at all."""
-    return {"failureType": "Local", "failureMessage": reason, "failedRoute": list(route)}
-
-
-def judge(
-    resolution: Resolution | None,
-    shared_secrets: Sequence[bytes],
-    nodes: Sequence[bytes],
-    route: Sequence[dict[str, str]] = (),
-) -> Verdict:
-    """Read how an HTLC of ours failed.
-
-    Args:
-        resolution: as the peer gave it; None: it never went out, or ended on chain.
-        shared_secrets: of its onion.
-        nodes: the node ids of the hops, the payee last.
-        route: for people.
-    """
-    if isinstance(resolution, Malformed):
-        name = _name(resolution.failure_code)
-        # The first hop could not read what we built: another channel to it changes nothing.
-        return Verdict(False, _remote(name, nodes[0], route))
-    if not isinstance(resolution, Failed):
-        return Verdict(False, local_failure("the HTLC ended without an answer", route))
-    error = sphinx.unwrap_error(shared_secrets, resolution.reason)
-    if error is None:
-        unreadable = "the error onion could not be read"
-        summary = {"failureType": "UnreadableRemote", "failureMessage": unreadable}
-        return Verdict(False, {**summary, "failedRoute": list(route)})
-    failure = decode_failure(error.message)
-    return Verdict(_may_retry(failure), _remote(_described(failure), nodes[error.hop], route))
-
-
-def _may_retry(failure: Failure) -> bool:
-    """The payee itself says so: only its passing troubles are worth another try."""
-    return failure.code == NODE | 2 or (failure.name == "unknown" and not failure.code & PERM)
-
-
-def _name(code: int) -> str:
-    return FAILURES.get(code, (f"unknown failure {code:#06x}", ()))[0]
-
-
-def _described(failure: Failure) -> str:
-    shown = ", ".join(f"{name}={value}" for name, value in failure.fields if isinstance(value, int))
-    name = _name(failure.code)
-    return f"{name} ({shown})" if shown else name
-
-
-def _remote(message: str, node: bytes, route: Sequence[dict[str, str]]) -> dict[str, Any]:
-    return {
-        "failureType": "Remote",
-        "failureMessage": message,
-        "failedRoute": list(route),
-        "failedNode": node.hex(),
-    }
+        raise CommandError(f"the payment does not fit in an onion: {error}") from None
+    amounts = tuple(amount for amount, _ in carried)
+    tried = Tried(route.hops, amounts, onion.shared_secrets)
+    fees_msat = amounts[0] - route.amount_msat
+    return PaymentOnion(onion.packet, amounts[0], carried[0][1], fees_msat, tried)

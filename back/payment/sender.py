@@ -1,12 +1,12 @@
-"""Pays invoices: stores the payment, offers HTLCs until one is paid or none is left to try.
+"""Pays: stores the payment, offers HTLCs until it is paid or nothing is left to try.
 
-What is stored is what is true. A payment is a row before its first HTLC; each attempt is a row of
-the commit that offers its HTLC, and ends in the commit in which the HTLC is fulfilled or
-irrevocably failed. So after a restart a payment without a pending attempt has nothing on its way,
-and fails; one with a pending attempt waits for its HTLC, which the channel still has.
+What is stored is what is true. A payment is a row before its first HTLC; each part is a row of the
+commit that offers its HTLC, and ends in the commit in which the HTLC is fulfilled or irrevocably
+failed. So after a restart a payment without a pending part has nothing on its way, and fails; one
+with pending parts waits for their HTLCs, which the channels still have, and goes on.
 
 The same payment_hash is never paid twice: at most one payment of it is live here, and the database
-refuses a second one that is pending or sent.
+refuses a second one that is pending or sent. Parts never bring more than the amount.
 """
 
 import asyncio
@@ -17,38 +17,44 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 from uuid import UUID
 
 import structlog
 
 from back.channel.events import OfferHtlc
-from back.channel.model import Link
-from back.payment import send
+from back.payment import failures, send
+from back.payment.exits import Exits
+from back.payment.failures import local_failure
+from back.payment.restoring import restored, stored_route
+from back.payment.route import Lesson, Route, RouteRequest
 from back.payment.sending import (
-    MAX_ATTEMPTS,
+    MIN_PART_MSAT,
     Part,
     PaymentRequest,
     Sending,
+    SendLimits,
     origin_of,
     parse_origin,
 )
 from back.storage import payments as stored
 from back.storage.payments import Attempt, Payment, PaymentState
 from back.storage.tables import NODE_SHARD
-from shared import bolt11
-from shared.errors import BackendError, CommandError, LightningError, MalformedMessage, WriteRefused
+from shared.errors import BackendError, CommandError, LightningError, WriteRefused
 from shared.tasks import Tasks
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from back.channel.effects import HtlcFailed, HtlcFulfilled, HtlcOffered, OfferRefused
     from back.channel.model import Channel
-    from back.runner import ChannelRunner
+    from back.channels import Channels
+    from back.payment.send import Order
     from back.storage.statements import Write
     from back.storage.store import Store
     from shared.chain import Chain
 
-__all__ = ["Sender"]
+__all__ = ["Finder", "Sender"]
 
 log = structlog.get_logger()
 
@@ -56,55 +62,72 @@ MAX_EXTERNAL_ID = 66
 KEPT_SENT = 10_000
 """Payment hashes that are known to be paid without asking the database."""
 RETRY_S = 0.5
+ROOM_WAIT_S = 0.25
+ROOM_WAITS = 12
+"""So often a payment waits for HTLCs of ours to make room before it gives up."""
 
 
-@dataclass(slots=True)
-class _Reserved:
-    """What is on its way into a channel."""
+class Finder(Protocol):
+    """Finds routes: :class:`back.graph.paths.service.PathFinder`."""
 
-    msat: int = 0
-    count: int = 0
+    async def find(self, request: RouteRequest) -> tuple[Route, ...]:
+        """Return routes that together carry the amount; CommandError: there are none."""
+
+    def learned(self, lessons: "Iterable[Lesson]") -> None:
+        """Remember what attempts taught."""
+
+
+@dataclass(frozen=True, slots=True)
+class _New:
+    """A payment to begin."""
+
+    order: "Order"
+    bolt11: str | None
+    external_id: str | None
+    limits: SendLimits
+    routes: tuple[Route, ...] = ()
+    parent: UUID | None = None
 
 
 class Sender:
-    """The payer's side."""
+    """The payer's side.
+
+    Args:
+        store: where payments are kept.
+        node_id: ours.
+        chain: our network.
+        channels: all of ours.
+        told: called with each outcome, ``sent`` or ``failed``.
+        clock: unix seconds.
+        entropy: gives so many random bytes.
+
+    Attributes:
+        finder: None: only direct peers can be paid.
+    """
 
     def __init__(
         self,
         store: "Store",
         node_id: bytes,
         chain: "Chain",
-        runners: "Callable[[bytes], Sequence[ChannelRunner]]",
-        height: Callable[[], int],
+        channels: "Channels",
         told: Callable[[str], None],
         *,
         clock: Callable[[], float] = time.time,
         entropy: Callable[[int], bytes] = secrets.token_bytes,
     ) -> None:
-        """Prepare.
-
-        Args:
-            store: where payments are kept.
-            node_id: ours.
-            chain: our network.
-            runners: gives the channels with a peer.
-            height: of the chain.
-            told: called with each outcome, ``sent`` or ``failed``.
-            clock: unix seconds.
-            entropy: gives so many random bytes.
-        """
         self._store = store
         self._node_id = node_id
         self._chain = chain
-        self._runners = runners
-        self._height = height
+        self._channels = channels
         self._told = told
         self._clock = clock
         self._entropy = entropy
+        self.finder: Finder | None = None
+        self.exits = Exits(channels)
         self._live: dict[UUID, Sending] = {}
         self._by_hash: dict[bytes, Sending] = {}
         self._sent: OrderedDict[bytes, UUID] = OrderedDict()
-        self._reserved: dict[int, _Reserved] = {}
         self._tasks = Tasks()
         self._is_stopping = False
 
@@ -112,52 +135,19 @@ class Sender:
 
     async def start(self) -> None:
         """Take up what was pending. Before channels are restored: they tell what became of it."""
-        pending = await self._store.read(stored.load_pending_payments)
+        pending = await self._store.read(stored.load_open_payments)
         ids = [payment.id for payment in pending]
         attempts = await self._store.read(lambda c: stored.list_attempts(c, ids))
         for payment in pending:
-            sending = self._restored(payment, [a for a in attempts if a.payment_id == payment.id])
-            if not sending.is_in_flight:
-                sending.failures.append(
-                    send.local_failure("the node was restarted before the payment went out")
-                )
-                self._give_up(sending)
+            own = [each for each in attempts if each.payment_id == payment.id]
+            sending = restored(payment, own, self._node_id, self._chain, self._clock())
+            self._live[payment.id] = self._by_hash[payment.payment_hash] = sending
+            if not sending.in_flight:
+                why = "the node was restarted before the payment went out"
+                sending.failures.append(local_failure(why))
+                self._end_soon(sending)
         if pending:
             log.info("payments_restored", count=len(pending))
-
-    def _restored(self, payment: Payment, attempts: Sequence[Attempt]) -> Sending:
-        sending = Sending(payment, self._order_again(payment), MAX_ATTEMPTS, _future())
-        for attempt in attempts:
-            verdict = None
-            if attempt.state is not PaymentState.PENDING:
-                summary = json.loads(attempt.failure or "{}")
-                verdict = send.Verdict(may_retry=False, summary=summary)
-                sending.failures.append(summary)
-            key_index = attempt.key_index or 0
-            sending.parts[attempt.number] = Part(
-                attempt,
-                channel_id=b"",
-                key_index=key_index,
-                is_offered=True,
-                verdict=verdict,
-                is_over=verdict is not None,
-            )
-            sending.tried.add(key_index)
-        self._live[payment.id] = self._by_hash[payment.payment_hash] = sending
-        return sending
-
-    def _order_again(self, payment: Payment) -> send.Order | None:
-        try:
-            invoice = bolt11.decode(payment.bolt11 or "")
-            return send.order(
-                invoice,
-                payment.amount_msat,
-                payer=self._node_id,
-                chain=self._chain,
-                unix_s=self._clock(),
-            )
-        except (CommandError, MalformedMessage):
-            return None
 
     async def stop(self) -> None:
         """Start nothing more; what is on its way is settled after the next start."""
@@ -169,21 +159,12 @@ class Sender:
     # --- paying -----------------------------------------------------------------------------------
 
     async def pay(self, request: PaymentRequest) -> Sending:
-        """Begin to pay; returns once the payment is stored. Its ``done`` tells how it ended.
+        """Begin to pay an invoice; returns once the payment is stored. Its ``done`` tells the end.
 
         Raises:
             CommandError: it may not be paid, is being paid or was paid.
             BackendError: it could not be stored.
         """
-        return await asyncio.shield(asyncio.ensure_future(self._begin(request)))
-
-    async def _begin(self, request: PaymentRequest) -> Sending:
-        if self._is_stopping:
-            raise CommandError("the node is stopping")
-        if len(request.external_id or "") > MAX_EXTERNAL_ID:
-            raise CommandError(f"externalId has more than {MAX_EXTERNAL_ID} characters")
-        if request.max_attempts < 1:
-            raise CommandError("maxAttempts is at least 1")
         wanted = send.order(
             request.invoice,
             request.amount_msat,
@@ -191,18 +172,85 @@ class Sender:
             chain=self._chain,
             unix_s=self._clock(),
         )
-        self._refuse_second(wanted.payment_hash)
+        return await self.pay_order(
+            wanted,
+            bolt11=request.bolt11,
+            external_id=request.external_id,
+            limits=request.limits,
+            routes=request.routes,
+            parent=request.parent,
+        )
+
+    async def keysend(
+        self,
+        node_id: bytes,
+        amount_msat: int,
+        *,
+        external_id: str | None = None,
+        limits: SendLimits | None = None,
+    ) -> Sending:
+        """Begin to pay a node that made no invoice; see :meth:`pay`."""
+        if node_id == self._node_id:
+            raise CommandError("that is our own node")
+        wanted = send.keysend_order(node_id, amount_msat, self._entropy(32), self._clock())
+        return await self.pay_order(wanted, external_id=external_id, limits=limits)
+
+    async def pay_order(
+        self,
+        wanted: "Order",
+        *,
+        bolt11: str | None = None,
+        external_id: str | None = None,
+        limits: SendLimits | None = None,
+        routes: tuple[Route, ...] = (),
+        parent: UUID | None = None,
+    ) -> Sending:
+        """Begin to pay what was checked before: of an invoice, an offer, or by keysend.
+
+        Args:
+            wanted: what to pay.
+            bolt11: the invoice as text, to be kept.
+            external_id: whatever the asker calls it.
+            limits: how far it may go.
+            routes: ways that the asker chose.
+            parent: of several payments of one invoice that the asker splits itself.
+
+        Raises:
+            CommandError: it may not be paid, is being paid or was paid.
+            BackendError: it could not be stored.
+        """
+        new = _New(wanted, bolt11, external_id, limits or SendLimits(), routes, parent)
+        return await asyncio.shield(asyncio.ensure_future(self._begin(new)))
+
+    async def _begin(self, new: _New) -> Sending:
+        if self._is_stopping:
+            raise CommandError("the node is stopping")
+        if len(new.external_id or "") > MAX_EXTERNAL_ID:
+            raise CommandError(f"externalId has more than {MAX_EXTERNAL_ID} characters")
+        if new.limits.max_attempts < 1:
+            raise CommandError("maxAttempts is at least 1")
+        wanted, now = new.order, self._clock()
+        self._refuse_second(wanted.payment_hash, new.parent)
         payment = Payment(
             id=UUID(bytes=self._entropy(16), version=4),
-            parent=None,
-            external_id=request.external_id,
+            parent=new.parent,
+            external_id=new.external_id,
             payment_hash=wanted.payment_hash,
-            amount_msat=wanted.amount_msat,
-            recipient=wanted.payee,
-            bolt11=request.bolt11,
-            created_at=int(self._clock()),
+            amount_msat=sum(r.amount_msat for r in new.routes) or wanted.amount_msat,
+            recipient=wanted.recipient.node_id,
+            bolt11=new.bolt11,
+            created_at=int(now),
         )
-        sending = Sending(payment, wanted, request.max_attempts, _future())
+        done: asyncio.Future[Sending] = asyncio.get_running_loop().create_future()
+        sending = Sending(
+            payment,
+            wanted,
+            new.limits,
+            now + new.limits.timeout_s,
+            done,
+            routes=new.routes,
+            is_given=bool(new.routes),
+        )
         # From here on a second request for this invoice is refused, also before the commit.
         self._live[payment.id] = self._by_hash[wanted.payment_hash] = sending
         try:
@@ -213,11 +261,12 @@ class Sender:
         except LightningError:
             self._forget(sending)
             raise
-        self._try_next(sending)
+        self._go_on(sending)
         return sending
 
-    def _refuse_second(self, payment_hash: bytes) -> None:
-        if live := self._by_hash.get(payment_hash):
+    def _refuse_second(self, payment_hash: bytes, parent: UUID | None) -> None:
+        live = self._by_hash.get(payment_hash)
+        if live is not None and (parent is None or live.payment.parent != parent):
             raise CommandError(f"this invoice is being paid: payment {live.payment.id}")
         if sent := self._sent.get(payment_hash):
             raise CommandError(f"this invoice is paid: payment {sent}")
@@ -225,81 +274,154 @@ class Sender:
     def _commit(self, writes: "list[Write]") -> "asyncio.Future[None]":
         return self._store.committer.submit(NODE_SHARD, writes)
 
-    def _try_next(self, sending: Sending) -> None:
-        """Offer an HTLC on another channel, or give up."""
-        why = self._offer(sending)
-        if why:
-            if not sending.failures:
-                sending.failures.append(send.local_failure(why))
-            self._give_up(sending)
+    # --- the next parts ---------------------------------------------------------------------------
 
-    def _offer(self, sending: Sending) -> str:
-        """Post an HTLC; say why not if there is none to post."""
+    def _go_on(self, sending: Sending) -> None:
+        """Try what is missing, or end the payment; nothing while a round is under way."""
+        if sending.is_looking or self._is_stopping:
+            return
+        if sending.is_sent or sending.missing_msat <= 0:
+            if not sending.in_flight:
+                self._end_soon(sending)
+            return
+        if why := sending.why_not(self._clock()):
+            if not sending.in_flight:
+                if not sending.failures:
+                    sending.failures.append(local_failure(why))
+                self._end_soon(sending)
+            return
+        sending.rounds += 1
+        if not self._take_direct(sending):
+            sending.is_looking = True
+            self._tasks.spawn(self._look(sending), "look for ways")
+
+    def _take_direct(self, sending: Sending) -> bool:
+        """Pay a peer of ours by one HTLC, where a channel has room: no way is to be found."""
+        wanted = sending.order
+        if wanted is None or sending.is_given or sending.in_flight:
+            return False
+        found = self.exits.direct(
+            wanted.recipient.payee, sending.missing_msat, sending.ignored_channels
+        )
+        if found is None:
+            return False
+        hop = found.hop(self._node_id)
+        self._post(sending, Route(sending.missing_msat, (hop,)))
+        return True
+
+    async def _look(self, sending: Sending) -> None:
+        """Look for ways for what is missing, and take them."""
         try:
-            wanted, runner = self._next_way(sending)
+            routes = sending.routes or await self._find(sending)
+            sending.routes = ()
+        except (CommandError, BackendError) as error:
+            sending.is_hopeless = True
+            sending.failures.append(local_failure(str(error)))
+            routes = ()
+        finally:
+            sending.is_looking = False
+        if sending.is_sent or sending.is_hopeless:
+            routes = ()
+        for route in routes:
+            self._post(sending, route)
+        if not routes:
+            self._go_on(sending)
+
+    async def _find(self, sending: Sending) -> tuple[Route, ...]:
+        """Return ways; where HTLCs of ours are all that stands in their way, wait a moment.
+
+        Raises:
+            CommandError: there are none.
+        """
+        waits = 0
+        while True:
+            request = self._route_request(sending)
+            try:
+                if self.finder is None:
+                    raise CommandError("route not found")
+                return await self.finder.find(request)
+            except CommandError as error:
+                waits += 1
+                is_late = self._clock() >= sending.deadline_s
+                if waits > ROOM_WAITS or is_late or not self._is_room_coming(sending):
+                    raise CommandError(self._why_no_way(sending, str(error))) from None
+            await asyncio.sleep(ROOM_WAIT_S)
+
+    def _is_room_coming(self, sending: Sending) -> bool:
+        """Whether HTLCs that are in our channels now are what is in the way."""
+        return self.exits.is_room_coming(sending.missing_msat)
+
+    def _why_no_way(self, sending: Sending, why: str) -> str:
+        payee = sending.payment.recipient
+        peer = self._channels.peers.known.get(payee)
+        if peer is not None and peer.runners and peer.session is None:
+            return f"{why}: {payee.hex()} is not connected"
+        return why
+
+    def _route_request(self, sending: Sending) -> RouteRequest:
+        wanted, limits = sending.order, sending.limits
+        if wanted is None:
+            raise CommandError("the invoice has expired")
+        recipient = wanted.recipient
+        free = limits.max_parts - len(sending.in_flight)
+        extra = {(e.hop.short_channel_id, e.hop.node_id): e for e in recipient.extra}
+        return RouteRequest(
+            source=self._node_id,
+            payee=recipient.payee,
+            amount_msat=sending.missing_msat,
+            max_fee_msat=max(0, sending.fee_left_msat),
+            max_cltv_expiry_delta=(
+                send.MAX_HTLC_CLTV - send.MAX_SHADOW_BLOCKS - recipient.final_cltv_delta
+            ),
+            local=self.exits.local(sending.ignored_channels),
+            extra=tuple((extra | sending.extra).values()),
+            ignored_nodes=frozenset(sending.ignored_nodes),
+            ignored_channels=frozenset(sending.ignored_channels),
+            in_flight=tuple(
+                (hop.short_channel_id, hop.node_id, msat)
+                for part in sending.in_flight
+                for hop, msat in zip(part.tried.hops[1:], part.tried.carried[1:], strict=True)
+            ),
+            max_parts=max(1, free) if recipient.takes_parts else 1,
+            min_part_msat=MIN_PART_MSAT,
+            unix_s=self._clock(),
+            seed=int.from_bytes(self._entropy(2), "big"),
+        )
+
+    def _post(self, sending: Sending, route: Route) -> None:
+        """Offer one HTLC on the first channel of a route."""
+        runner = self.exits.runner(route.hops[0].short_channel_id)
+        number = 1 + max(sending.parts, default=0)
+        try:
+            if runner is None or sending.order is None:
+                raise CommandError("the first channel of the route is gone")
             onion = send.payment_onion(
-                wanted,
-                height=self._height(),
+                sending.order,
+                route,
+                height=self._channels.height,
                 session_key=self._entropy(32),
                 shadow_blocks=1 + self._entropy(1)[0] % send.MAX_SHADOW_BLOCKS,
             )
         except CommandError as error:
-            return str(error)
-        self._post(sending, runner, onion)
-        return ""
-
-    def _next_way(self, sending: Sending) -> "tuple[send.Order, ChannelRunner]":
-        """Return what to pay and the channel to try.
-
-        Raises:
-            CommandError: nothing is left to try; says why.
-        """
-        wanted = sending.order
-        if wanted is None or self._clock() >= wanted.expires_at:
-            raise CommandError("the invoice has expired")
-        if len(sending.tried) >= sending.max_attempts:
-            raise CommandError(f"{len(sending.tried)} attempts have failed")
-        runners = [r for r in self._runners(wanted.payee) if not r.is_stopped]
-        if not runners:
-            raise CommandError(f"there is no channel with {wanted.payee.hex()}")
-        if not any(runner.channel.link is Link.ONLINE for runner in runners):
-            raise CommandError(f"{wanted.payee.hex()} is not connected")
-        channel = send.choose_channel(
-            [self._candidate(runner.channel) for runner in runners],
-            wanted.amount_msat,
-            frozenset(sending.tried),
-        )
-        for runner in runners:
-            if runner.channel is channel:
-                return wanted, runner
-        raise CommandError("no channel with the payee can send so much now")
-
-    def _candidate(self, channel: "Channel") -> send.Candidate:
-        reserved = self._reserved.get(channel.parameters.key_index)
-        if reserved is None:
-            return send.Candidate(channel)
-        return send.Candidate(channel, reserved.msat, reserved.count)
-
-    def _post(self, sending: Sending, runner: "ChannelRunner", onion: send.PaymentOnion) -> None:
-        channel = runner.channel
-        number = 1 + max(sending.parts, default=0)
-        payment = sending.payment
-        hop = send.hop_summary(self._node_id, payment.recipient, channel)
+            sending.failures.append(local_failure(str(error), route.hops))
+            sending.is_hopeless = True
+            self._tasks.spawn(self._go_on_later(sending), "a part that cannot be built")
+            return
+        channel, payment = runner.channel, sending.payment
         attempt = Attempt(
             payment_id=payment.id,
             number=number,
             key_index=channel.parameters.key_index,
             htlc_id=None,
-            amount_msat=onion.amount_msat,
-            fees_msat=0,
-            route=json.dumps([hop]),
+            amount_msat=route.amount_msat,
+            fees_msat=onion.fees_msat,
+            route=stored_route(onion.tried),
             created_at=int(self._clock()),
-            shared_secrets=onion.shared_secrets,
+            shared_secrets=onion.tried.shared_secrets,
         )
-        part = Part(attempt, channel.channel_id, channel.parameters.key_index)
+        part = Part(attempt, channel.channel_id, channel.parameters.key_index, onion.tried)
         sending.parts[number] = part
-        sending.tried.add(part.key_index)
-        self._reserve(part, 1)
+        self.exits.reserve(part.key_index, onion.amount_msat, 1)
         offer = OfferHtlc(
             amount_msat=onion.amount_msat,
             payment_hash=payment.payment_hash,
@@ -308,6 +430,9 @@ class Sender:
             origin=origin_of(payment.id, number),
         )
         runner.request(offer).add_done_callback(partial(self._posted, sending, part))
+
+    async def _go_on_later(self, sending: Sending) -> None:
+        self._go_on(sending)
 
     def _posted(self, sending: Sending, part: Part, done: "asyncio.Future[Channel]") -> None:
         """The channel took the request, or stopped before: then no effect will tell.
@@ -318,18 +443,11 @@ class Sender:
         if not done.cancelled() and isinstance(error := done.exception(), CommandError):
             self._refused(sending, part, str(error))
 
-    def _reserve(self, part: Part, sign: int) -> None:
-        reserved = self._reserved.setdefault(part.key_index, _Reserved())
-        reserved.msat += sign * part.attempt.amount_msat
-        reserved.count += sign
-        if reserved.count == 0:
-            del self._reserved[part.key_index]
-
     # --- what the channel tells -------------------------------------------------------------------
 
     def offered(self, channel: "Channel", effect: "HtlcOffered") -> "list[Write]":
         """Return the attempt's row, for the commit of its add."""
-        found = self._find(effect.htlc.origin)
+        found = self._find_part(effect.htlc.origin)
         if found is None:
             return []
         _, part = found
@@ -340,100 +458,137 @@ class Sender:
 
     def was_offered(self, effect: "HtlcOffered") -> None:
         """The HTLC is durable: the channel itself counts it from now on."""
-        found = self._find(effect.htlc.origin)
+        found = self._find_part(effect.htlc.origin)
         if found is not None and not found[1].is_offered:
             found[1].is_offered = True
-            self._reserve(found[1], -1)
+            self.exits.reserve(found[1].key_index, -found[1].tried.carried[0], -1)
 
     def was_refused(self, effect: "OfferRefused") -> None:
         """The channel had no room after all: try another."""
-        found = self._find(effect.origin)
+        found = self._find_part(effect.origin)
         if found is not None:
             self._refused(*found, effect.reason)
 
     def _refused(self, sending: Sending, part: Part, reason: str) -> None:
-        if part.is_offered or part.verdict is not None:
+        if part.is_offered or part.is_over:
             return
-        summary = send.local_failure(reason, json.loads(part.attempt.route))
-        part.verdict = send.Verdict(may_retry=True, summary=summary)
         part.is_over = True
-        self._reserve(part, -1)
-        sending.failures.append(summary)
-        self._try_next(sending)
+        self.exits.reserve(part.key_index, -part.tried.carried[0], -1)
+        ours = part.tried.hops[0]
+        sending.learn(
+            failures.Verdict(
+                may_retry=True,
+                summary=local_failure(reason, part.tried.hops),
+                ignored_channels=frozenset({(ours.short_channel_id, ours.node_id)}),
+            )
+        )
+        self._go_on(sending)
 
     def fulfilled(self, effect: "HtlcFulfilled") -> "list[Write]":
         """Return the rows of a preimage, for the commit in which it becomes durable."""
         payment_id, number = parse_origin(effect.htlc.origin)
-        found = self._find(effect.htlc.origin)
-        fees_msat = found[1].attempt.fees_msat if found else 0
+        found = self._find_part(effect.htlc.origin)
         now = int(self._clock())
+        rows = [stored.attempt_sent(payment_id, number, now)]
+        if found is None:
+            return [*rows, stored.payment_sent(payment_id, effect.payment_preimage, 0, now)]
+        sending, part = found
+        part.is_paid = True
+        fees_msat = sending.fees_msat
         return [
-            stored.attempt_sent(payment_id, number, now),
+            *rows,
             stored.payment_sent(payment_id, effect.payment_preimage, fees_msat, now),
+            stored.payment_fees(payment_id, fees_msat),
         ]
 
     def was_fulfilled(self, effect: "HtlcFulfilled") -> None:
-        """The payment is sent."""
-        found = self._find(effect.htlc.origin)
-        if found is None:
+        """A part is paid, and so the payment: the payee has what it wanted, and we its word."""
+        found = self._find_part(effect.htlc.origin)
+        if found is None or found[1].is_over:
             return
         sending, part = found
-        part.is_over = True
-        sending.payment = replace(
-            sending.payment,
-            state=PaymentState.SENT,
-            preimage=effect.payment_preimage,
-            fees_msat=part.attempt.fees_msat,
-            completed_at=int(self._clock()),
-        )
-        self._sent[sending.payment.payment_hash] = sending.payment.id
-        while len(self._sent) > KEPT_SENT:
-            self._sent.popitem(last=False)
-        self._end(sending)
+        part.is_over = part.is_paid = True
+        self._learn(self._passed(part))
+        if not sending.is_sent:
+            sending.payment = replace(
+                sending.payment,
+                state=PaymentState.SENT,
+                preimage=effect.payment_preimage,
+                completed_at=int(self._clock()),
+            )
+            self._sent[sending.payment.payment_hash] = sending.payment.id
+            while len(self._sent) > KEPT_SENT:
+                self._sent.popitem(last=False)
+        sending.payment = replace(sending.payment, fees_msat=sending.fees_msat)
+        if not sending.in_flight:
+            self._end(sending)
+
+    def _passed(self, part: Part) -> list[Lesson]:
+        now = self._clock()
+        return [
+            Lesson(hop.short_channel_id, hop.node_id, msat, True, now)
+            for hop, msat in zip(part.tried.hops[1:], part.tried.carried[1:], strict=True)
+        ]
+
+    def _learn(self, lessons: "Sequence[Lesson]") -> None:
+        if lessons and self.finder is not None:
+            self.finder.learned(lessons)
 
     def failed(self, effect: "HtlcFailed") -> "list[Write]":
         """Return the rows of a failure, for the commit in which it becomes irrevocable."""
         payment_id, number = parse_origin(effect.htlc.origin)
-        found = self._find(effect.htlc.origin)
+        found = self._find_part(effect.htlc.origin)
         now = int(self._clock())
         if found is None:
             return [stored.attempt_failed(payment_id, number, now, "{}")]
         sending, part = found
         if part.verdict is None:
-            part.verdict = send.judge(
+            part.verdict = failures.judge(
                 effect.htlc.resolution,
-                part.attempt.shared_secrets,
-                (sending.payment.recipient,),
-                json.loads(part.attempt.route),
+                part.tried,
+                sending.order.recipient if sending.order is not None else None,
+                self._chain.chain_hash,
+                self._clock(),
             )
-            sending.failures.append(part.verdict.summary)
         failure = json.dumps(part.verdict.summary)
         rows = [stored.attempt_failed(payment_id, number, now, failure)]
-        if not part.verdict.may_retry:
-            rows.append(stored.payment_failed(payment_id, sending.failures, now))
+        if self._is_last(sending, part):
+            told = [*sending.failures, part.verdict.summary]
+            rows.append(stored.payment_failed(payment_id, told, now))
         return rows
 
+    def _is_last(self, sending: Sending, part: Part) -> bool:
+        """Whether a payment ends with this part's failure, for sure."""
+        others = [one for one in sending.in_flight if one is not part]
+        is_final = part.verdict is not None and not part.verdict.may_retry
+        return is_final and not others and not sending.is_sent and not sending.is_looking
+
     def was_failed(self, effect: "HtlcFailed") -> None:
-        """The attempt is over: try another channel, or say so."""
-        found = self._find(effect.htlc.origin)
-        if found is None:
+        """A part is over: try other ways, or say so."""
+        found = self._find_part(effect.htlc.origin)
+        if found is None or found[1].is_over:
             return
         sending, part = found
-        if part.is_over:
-            return
+        is_last = self._is_last(sending, part)
         part.is_over = True
         if part.verdict is None:
             # Told without its commit, at a start: the row was written by a former process.
-            part.verdict = send.Verdict(may_retry=True, summary=send.local_failure("it failed"))
-        if part.verdict.may_retry:
-            self._try_next(sending)
-        else:
+            part.verdict = failures.Verdict(may_retry=True, summary=local_failure("it failed"))
+        sending.learn(part.verdict)
+        self._learn(part.verdict.lessons)
+        if is_last:
             self._ended_badly(sending)
+        else:
+            self._go_on(sending)
 
     # --- the end ----------------------------------------------------------------------------------
 
-    def _give_up(self, sending: Sending) -> None:
-        """Nothing of it is on its way: make that durable, then say so."""
+    def _end_soon(self, sending: Sending) -> None:
+        """Nothing of it is on its way: make its end durable, then say so."""
+        if sending.is_sent:
+            self._end(sending)
+            return
+        sending.is_looking = True
         self._tasks.spawn(self._store_failure(sending), "store a failed payment")
 
     async def _store_failure(self, sending: Sending) -> None:
@@ -471,13 +626,9 @@ class Sender:
 
     # --- look-ups ---------------------------------------------------------------------------------
 
-    def _find(self, origin: str | None) -> tuple[Sending, Part] | None:
+    def _find_part(self, origin: str | None) -> tuple[Sending, Part] | None:
         payment_id, number = parse_origin(origin)
         sending = self._live.get(payment_id)
         if sending is None or number not in sending.parts:
             return None
         return sending, sending.parts[number]
-
-
-def _future() -> "asyncio.Future[Sending]":
-    return asyncio.get_running_loop().create_future()

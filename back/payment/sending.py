@@ -1,21 +1,25 @@
-"""A payment under way, in memory."""
+"""A payment under way, in memory, and the rules by which it goes on."""
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from back.payment.send import Order, Verdict
-from back.storage.payments import Attempt, Payment
-from shared.bolt11 import Invoice
+from back.payment.failures import Tried, Verdict
+from back.payment.send import Order
+from back.storage.payments import Attempt, Payment, PaymentState
 
 if TYPE_CHECKING:
     import asyncio
+
+    from back.payment.route import Edge, Route
+    from shared.bolt11 import Invoice
 
 __all__ = [
     "MAX_ATTEMPTS",
     "ORIGIN",
     "Part",
     "PaymentRequest",
+    "SendLimits",
     "Sending",
     "origin_of",
     "parse_origin",
@@ -24,6 +28,35 @@ __all__ = [
 ORIGIN = "payment"
 """First word of :attr:`Htlc.origin` of our payments."""
 MAX_ATTEMPTS = 5
+MAX_PARTS = 16
+MIN_PART_MSAT = 10_000_000
+"""Smaller parts cost more in fees and locks than they help."""
+DEFAULT_FEE_FLAT_MSAT = 21_000
+DEFAULT_FEE_SHARE = 0.03
+TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class SendLimits:
+    """How far a payment may go.
+
+    Attributes:
+        max_fee_msat: of all parts together; None: 21 sat or 3 %, whichever is more.
+        max_attempts: rounds of looking for ways.
+        timeout_s: after so long nothing more is tried.
+        max_parts: HTLCs at a time.
+    """
+
+    max_fee_msat: int | None = None
+    max_attempts: int = MAX_ATTEMPTS
+    timeout_s: float = TIMEOUT_S
+    max_parts: int = MAX_PARTS
+
+    def fee_msat(self, amount_msat: int) -> int:
+        """Return the most that a payment of this amount may cost."""
+        if self.max_fee_msat is not None:
+            return self.max_fee_msat
+        return max(DEFAULT_FEE_FLAT_MSAT, int(amount_msat * DEFAULT_FEE_SHARE))
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +66,17 @@ class PaymentRequest:
     Attributes:
         amount_msat: None: what the invoice says.
         external_id: whatever the asker calls it.
-        max_attempts: HTLCs to try at most.
+        routes: the ways to take, where the asker chose them; no others are tried.
+        parent: of several payments of one invoice that the asker splits itself.
     """
 
-    invoice: Invoice
+    invoice: "Invoice"
     bolt11: str
     amount_msat: int | None = None
     external_id: str | None = None
-    max_attempts: int = MAX_ATTEMPTS
+    limits: SendLimits = SendLimits()
+    routes: "tuple[Route, ...]" = ()
+    parent: UUID | None = None
 
 
 @dataclass(slots=True)
@@ -49,17 +85,21 @@ class Part:
 
     Attributes:
         attempt: its row; without htlc_id until it is offered.
+        tried: the way it takes.
         is_offered: durable in the channel.
         verdict: how it failed.
         is_over: nothing more comes of it.
+        is_paid: its preimage is known.
     """
 
     attempt: Attempt
     channel_id: bytes
     key_index: int
+    tried: Tried
     is_offered: bool = False
     verdict: Verdict | None = None
     is_over: bool = False
+    is_paid: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -69,21 +109,92 @@ class Sending:
     Attributes:
         payment: its row.
         order: None after a restart, if the invoice cannot be read any more.
-        done: resolves when it is sent or has failed.
+        done: resolves when it is sent or has failed, and no part of it is left.
+        deadline_s: unix seconds; nothing is tried after it.
+        routes: ways that the asker chose, not taken yet.
+        is_given: only such ways are taken.
+        rounds: of looking for ways.
+        is_looking: a round is under way.
+        is_hopeless: nothing more is tried.
     """
 
     payment: Payment
     order: Order | None
-    max_attempts: int
+    limits: SendLimits
+    deadline_s: float
     done: "asyncio.Future[Sending]"
     parts: dict[int, Part] = field(default_factory=dict)
-    tried: set[int] = field(default_factory=set)
+    routes: "tuple[Route, ...]" = ()
+    is_given: bool = False
+    rounds: int = 0
+    is_looking: bool = False
+    is_hopeless: bool = False
     failures: list[dict[str, Any]] = field(default_factory=list)
+    ignored_nodes: set[bytes] = field(default_factory=set)
+    ignored_channels: set[tuple[int, bytes]] = field(default_factory=set)
+    extra: "dict[tuple[int, bytes], Edge]" = field(default_factory=dict)
 
     @property
-    def is_in_flight(self) -> bool:
-        """Whether an HTLC of it may still be fulfilled."""
-        return any(not part.is_over for part in self.parts.values())
+    def in_flight(self) -> list[Part]:
+        """HTLCs of it that may still be fulfilled, or were and are not gone."""
+        return [part for part in self.parts.values() if not part.is_over]
+
+    @property
+    def missing_msat(self) -> int:
+        """What no part brings that is under way or was paid."""
+        brought = sum(
+            part.attempt.amount_msat
+            for part in self.parts.values()
+            if part.is_paid or not part.is_over
+        )
+        return self.payment.amount_msat - brought
+
+    @property
+    def fee_left_msat(self) -> int:
+        """What further parts may cost."""
+        spent = sum(
+            part.attempt.fees_msat
+            for part in self.parts.values()
+            if part.is_paid or not part.is_over
+        )
+        return self.limits.fee_msat(self.payment.amount_msat) - spent
+
+    @property
+    def fees_msat(self) -> int:
+        """What the parts cost that were paid."""
+        return sum(part.attempt.fees_msat for part in self.parts.values() if part.is_paid)
+
+    @property
+    def is_sent(self) -> bool:
+        """Whether its preimage is known."""
+        return self.payment.state is PaymentState.SENT
+
+    def why_not(self, unix_s: float) -> str:
+        """Say what keeps it from another try; empty if nothing."""
+        if self.order is None or unix_s >= self.order.expires_at:
+            return "the invoice has expired"
+        if self.is_hopeless:
+            return "another part failed for good"
+        if unix_s >= self.deadline_s:
+            return f"{self.limits.timeout_s:g} s are over"
+        if self.rounds >= self.limits.max_attempts:
+            return f"{self.rounds} attempts have failed"
+        if self.is_given and not self.routes:
+            return "the given route failed"
+        return ""
+
+    def learn(self, verdict: Verdict) -> None:
+        """Take what a failed part teaches this payment."""
+        self.failures.append(verdict.summary)
+        self.ignored_nodes |= verdict.ignored_nodes
+        self.ignored_channels |= verdict.ignored_channels
+        for edge in verdict.extra:
+            key = edge.hop.short_channel_id, edge.hop.node_id
+            if key in self.extra:
+                # It was told fresher terms before, and they did not do.
+                self.ignored_channels.add(key)
+            self.extra[key] = edge
+        self.is_hopeless = self.is_hopeless or not verdict.may_retry
 
 
 def origin_of(payment_id: UUID, number: int) -> str:

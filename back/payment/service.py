@@ -12,7 +12,6 @@ from back.payment.sender import Sender
 
 if TYPE_CHECKING:
     from back.channels import Channels
-    from back.runner import ChannelRunner
     from back.signer.signer import Signer
     from back.storage.payments import Attempt, Payment
     from back.storage.store import Store
@@ -62,8 +61,7 @@ class Payments:
             store,
             signer.node_id,
             chain,
-            self._runners,
-            self._height,
+            channels,
             lambda outcome: self._told("sent", "ok" if outcome == "sent" else "failed"),
         )
 
@@ -90,10 +88,6 @@ class Payments:
 
     def _height(self) -> int:
         return self._channels.height
-
-    def _runners(self, node_id: bytes) -> "list[ChannelRunner]":
-        peer = self._channels.peers.known.get(node_id)
-        return list(peer.runners.values()) if peer is not None else []
 
     def _told(self, direction: str, outcome: str) -> None:
         if self.on_outcome is not None:

@@ -11,7 +11,7 @@ from enum import Enum
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import Connection, Row, or_, select
 
 from back.storage.statements import Write, insert, update
 from back.storage.tables import attempts, payments
@@ -27,8 +27,9 @@ __all__ = [
     "find_payment",
     "list_attempts",
     "list_payments",
-    "load_pending_payments",
+    "load_open_payments",
     "payment_failed",
+    "payment_fees",
     "payment_sent",
 ]
 
@@ -118,6 +119,7 @@ _FAILED = update(
     only="state = 'pending'",
     rows=None,
 )
+_FEES = update(payments, "id", [payments.c.fees_msat], only="state = 'sent'", rows=None)
 _ADD_ATTEMPT = insert(attempts, "payment_id")
 _END_ATTEMPT = update(
     attempts,
@@ -159,6 +161,11 @@ def payment_sent(payment_id: UUID, preimage: bytes, fees_msat: int, completed_at
         fees_msat=fees_msat,
         completed_at=completed_at,
     )
+
+
+def payment_fees(payment_id: UUID, fees_msat: int) -> Write:
+    """Return the write of what a payment cost so far, once it is sent: parts may still come in."""
+    return _FEES.write(id=payment_id.bytes, fees_msat=fees_msat)
 
 
 def payment_failed(
@@ -254,9 +261,12 @@ def list_payments(
     return [_payment(row) for row in connection.execute(query)]
 
 
-def load_pending_payments(connection: Connection) -> list[Payment]:
-    """Return every payment that is pending, for a start."""
-    query = select(payments).where(payments.c.state == _PENDING)
+def load_open_payments(connection: Connection) -> list[Payment]:
+    """Return every payment that is pending, or sent with parts under way, for a start."""
+    under_way = select(attempts.c.payment_id).where(attempts.c.state == _PENDING)
+    query = select(payments).where(
+        or_(payments.c.state == _PENDING, payments.c.id.in_(under_way))
+    )
     return [_payment(row) for row in connection.execute(query)]
 
 

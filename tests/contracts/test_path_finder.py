@@ -166,7 +166,7 @@ async def test_too_many_questions_are_refused(network: Network) -> None:
         await asyncio.gather(*asking)
 
 
-async def test_a_payer_that_nobody_knows_finds_its_way_by_its_own_channels(network: Network) -> None:
+async def test_a_payer_that_nobody_knows_goes_by_its_own_channels(network: Network) -> None:
     table = known(network)
     async with finding(table) as finder:
         local = (LocalChannel(5, channel_view(next(network.messages())).node_id_1, 10**9),)

@@ -14,6 +14,7 @@ from back.channel.events import FulfillHtlc, OfferHtlc
 from back.channel.model import Failed
 from back.payment import send
 from back.payment.decision import Fail, settlement
+from back.payment.route import Hop, Route
 from back.runner import ChannelRunner
 from back.storage import invoices as stored_invoices, payments as stored_payments
 from back.storage.invoices import InvoiceState
@@ -127,8 +128,14 @@ async def offer_by_hand(pair: Pair, invoice: bolt11.Invoice, **changes: object) 
         chain=invoice.chain,
         unix_s=0,
     )
+    order = replace(order, recipient=replace(order.recipient, **changes))
+    hop = Hop(pair.alice.node_id, pair.bob.node_id, 0)
     onion = send.payment_onion(
-        replace(order, **changes), height=110, session_key=b"\x11" * 32, shadow_blocks=1
+        order,
+        Route(order.amount_msat, (hop,)),
+        height=110,
+        session_key=b"\x11" * 32,
+        shadow_blocks=1,
     )
     failures: list[bytes] = []
     told = pair.alice.channels.payments
@@ -150,7 +157,7 @@ async def offer_by_hand(pair: Pair, invoice: bolt11.Invoice, **changes: object) 
     await until(lambda: failures, "the HTLC fails")
     await pair.quiet()
     pair.alice.channels.payments = told
-    error = sphinx.unwrap_error(onion.shared_secrets, failures[0])
+    error = sphinx.unwrap_error(onion.tried.shared_secrets, failures[0])
     assert error is not None
     return decode_failure(error.message).name
 
@@ -209,7 +216,7 @@ async def test_a_fulfilled_htlc_stays_fulfilled_over_a_restart_of_the_payee(pair
 async def test_a_payment_that_never_went_out_fails_at_the_next_start(pair: Pair) -> None:
     """Killed between the payment's row and its HTLC."""
     sender = pair.alice.payments.sender
-    sender._try_next = lambda _sending: None  # type: ignore[method-assign]
+    sender._go_on = lambda _sending: None  # type: ignore[method-assign]
     sending = await pair.alice.send(text := await pair.bob.invoice(5_000_000))
     await pair.restart(pair.alice)
     await until(lambda: ("sent", "failed") in pair.alice.outcomes, "it fails")
@@ -295,7 +302,7 @@ async def test_a_channel_that_stops_before_the_offer_leaves_the_others_to_try(
 async def test_a_payment_too_large_for_any_channel_fails_and_says_so(pair: Pair) -> None:
     paid = await pair.alice.pay(await pair.bob.invoice(999_000_000))
     assert paid.payment.state is PaymentState.FAILED
-    assert "can send so much" in paid.payment.failures[0]["failureMessage"]
+    assert "route not found" in paid.payment.failures[0]["failureMessage"]
 
 
 async def test_nothing_is_reserved_once_all_is_settled(pair_with_three: Pair) -> None:
@@ -304,7 +311,7 @@ async def test_nothing_is_reserved_once_all_is_settled(pair_with_three: Pair) ->
     await asyncio.gather(*(pair.alice.pay(text) for text in invoices))
     await pair.quiet()
     sender = pair.alice.payments.sender
-    assert (sender._reserved, sender._live, sender._by_hash) == ({}, {}, {})
+    assert (sender.exits._reserved, sender._live, sender._by_hash) == ({}, {}, {})
 
 
 async def test_pending_payments_of_a_stopped_node_are_all_found_again(pair: Pair) -> None:
@@ -318,7 +325,7 @@ async def test_pending_payments_of_a_stopped_node_are_all_found_again(pair: Pair
         "all are offered",
     )
     await pair.restart(pair.alice)
-    pending = await pair.alice.store.read(stored_payments.load_pending_payments)
+    pending = await pair.alice.store.read(stored_payments.load_open_payments)
     assert len(pending) == len(pair.alice.payments.sender._live) == 5
     pair.connect()
     await until(lambda: pair.alice.outcomes.count(("sent", "ok")) == 5, "all are sent")

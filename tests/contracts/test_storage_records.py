@@ -150,7 +150,7 @@ def test_a_payment_comes_back_with_its_end(records: Records) -> None:
     failed = payment(2, state=PaymentState.FAILED, failures=failures, completed_at=1_010)
     assert records.read(payments.find_payment, UUID(int=1)) == sent
     assert records.read(payments.find_payment, UUID(int=2)) == failed
-    assert records.read(payments.load_pending_payments) == [payment(3)]
+    assert records.read(payments.load_open_payments) == [payment(3)]
 
 
 def test_what_is_final_stays_and_a_fact_may_come_again(records: Records) -> None:

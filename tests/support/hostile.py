@@ -54,6 +54,7 @@ from back.channel.model import Channel, HtlcState, Link, Phase
 from back.channel.policy import ChannelPolicy
 from back.demo.cluster import Cluster, until
 from back.payment import send
+from back.payment.route import Hop, Route
 from back.transactions.commitment import CommitmentType
 from back.transactions.transaction import parse_transaction
 from shared import bolt11
@@ -627,8 +628,10 @@ class HostilePeer:
         order = send.order(
             invoice, amount_msat, payer=self.node_id, chain=REGTEST, unix_s=time.time()
         )
+        hop = Hop(self.node_id, invoice.payee, 0)
         onion = send.payment_onion(
             order,
+            Route(amount_msat, (hop,)),
             height=await self.height(),
             session_key=secrets.token_bytes(32),
             shadow_blocks=3,

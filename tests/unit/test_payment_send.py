@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 from support.channels import opened, secret
 
-from back.channel.model import Channel, Failed, Link, Malformed
+from back.channel.model import Channel, Link
 from back.payment import send
 from back.payment.balances import can_send_msat
+from back.payment.route import Hop, Route
 from back.payment.send import Candidate
 from shared import bolt11
 from shared.chain import MAINNET, REGTEST
 from shared.crypto import sphinx
-from shared.crypto.failures import CODES, encode_failure
 from shared.crypto.payload import decode_payload
 from shared.crypto.signature import public_key
 from shared.errors import CommandError
@@ -35,6 +35,9 @@ INVOICE = bolt11.Invoice(
 )
 
 
+DIRECT = Route(1_000_000, (Hop(PAYER, PAYEE, 5),))
+
+
 def order(amount_msat: int | None = None, unix_s: float = NOW, **changes: Any) -> send.Order:
     invoice = replace(INVOICE, **changes)
     return send.order(invoice, amount_msat, payer=PAYER, chain=REGTEST, unix_s=unix_s)
@@ -48,7 +51,7 @@ def refusal(*args: Any, **changes: Any) -> str:
 
 def test_an_invoice_is_paid_as_it_says() -> None:
     wanted = order()
-    assert (wanted.amount_msat, wanted.payee) == (1_000_000, PAYEE)
+    assert (wanted.amount_msat, wanted.recipient.payee) == (1_000_000, PAYEE)
     assert wanted.expires_at == INVOICE.expires_at
 
 
@@ -93,7 +96,9 @@ def test_features_that_we_lack_are_not_paid_around() -> None:
 
 def test_the_onion_tells_the_payee_what_it_asked_for() -> None:
     wanted = order(payment_metadata=b"\x01\x02")
-    onion = send.payment_onion(wanted, height=800, session_key=secret("session"), shadow_blocks=3)
+    onion = send.payment_onion(
+        wanted, DIRECT, height=800, session_key=secret("session"), shadow_blocks=3
+    )
     peeled = sphinx.peel(PAYEE_KEY, onion.packet, INVOICE.payment_hash)
     payload = decode_payload(peeled.payload)
     assert peeled.is_final
@@ -109,7 +114,11 @@ def test_no_htlc_is_locked_for_longer_than_max_htlc_cltv() -> None:
     most = send.MAX_HTLC_CLTV - send.MAX_SHADOW_BLOCKS
     wanted = order(min_final_cltv_expiry_delta=most)
     onion = send.payment_onion(
-        wanted, height=0, session_key=secret("session"), shadow_blocks=send.MAX_SHADOW_BLOCKS
+        wanted,
+        DIRECT,
+        height=0,
+        session_key=secret("session"),
+        shadow_blocks=send.MAX_SHADOW_BLOCKS,
     )
     assert onion.cltv_expiry == send.MAX_HTLC_CLTV
     assert "locked" in refusal(min_final_cltv_expiry_delta=most + 1)
@@ -119,6 +128,7 @@ def test_metadata_that_does_not_fit_is_refused() -> None:
     with pytest.raises(CommandError, match="does not fit"):
         send.payment_onion(
             order(payment_metadata=bytes(1300)),
+            DIRECT,
             height=1,
             session_key=secret("session"),
             shadow_blocks=1,
@@ -162,49 +172,5 @@ def test_what_is_on_its_way_counts_against_the_room() -> None:
     assert chosen(Candidate(channel(0), 1, 1), amount_msat=most) == -1
 
 
-# --- failures ---------------------------------------------------------------------------------
-
-SECRETS = (secret("shared"),)
-
-
-def judged(message: bytes, node: bytes = PAYEE) -> send.Verdict:
-    return send.judge(Failed(sphinx.create_error(SECRETS[0], message)), SECRETS, (node,))
-
-
-def test_a_passing_trouble_may_be_tried_elsewhere() -> None:
-    verdict = judged(encode_failure("temporary_node_failure"))
-    assert verdict.may_retry
-    assert verdict.summary["failureMessage"] == "temporary_node_failure"
-
-
-@pytest.mark.parametrize("name", sorted(CODES.keys() - {"temporary_node_failure"}))
-def test_everything_else_that_a_payee_says_is_final(name: str) -> None:
-    verdict = judged(CODES[name].to_bytes(2, "big"))
-    assert not verdict.may_retry
-    assert verdict.summary["failureMessage"].startswith(name)
-    assert verdict.summary["failedNode"] == PAYEE.hex()
-
-
-def test_the_details_of_a_failure_are_told() -> None:
-    message = encode_failure("incorrect_or_unknown_payment_details", htlc_msat=7, height=9)
-    assert "htlc_msat=7, height=9" in judged(message).summary["failureMessage"]
-
-
-def test_an_error_that_cannot_be_read_is_final() -> None:
-    verdict = send.judge(Failed(bytes(292)), SECRETS, (PAYEE,))
-    assert (verdict.may_retry, verdict.summary["failureType"]) == (False, "UnreadableRemote")
-
-
-def test_a_peer_that_cannot_read_our_onion_is_named() -> None:
-    verdict = send.judge(Malformed(bytes(32), CODES["invalid_onion_hmac"]), SECRETS, (PAYEE,))
-    assert verdict.summary["failureMessage"] == "invalid_onion_hmac"
-    assert not verdict.may_retry
-
-
-def test_an_htlc_without_an_answer_is_no_success() -> None:
-    assert not send.judge(None, SECRETS, (PAYEE,)).may_retry
-
-
 def test_secrets_of_an_order_are_not_shown() -> None:
-    shown = repr(order())
-    assert repr(INVOICE.payment_secret) not in shown
+    assert repr(INVOICE.payment_secret) not in repr(order())
