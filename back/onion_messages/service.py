@@ -328,7 +328,7 @@ class OnionMessages:
         else:
             for number, handler in self._handlers.items():
                 if number in delivered.contents:
-                    handler(delivered)
+                    _hand_over(handler, delivered)
                     return
         size = sum(map(len, delivered.contents.values()))
         tokens = max(1.0, size / TOLD_BYTES)
@@ -337,6 +337,14 @@ class OnionMessages:
             self._tasks.spawn(self._tell(delivered), "onion message to us")
         else:
             self._on_outcome("untold")
+
+
+def _hand_over(handler: Handler, delivered: Delivered) -> None:
+    try:
+        handler(delivered)
+    except Exception:
+        # A bug of ours: whoever sent the message must learn nothing of it, and the next one is due.
+        log.exception("onion_message_not_handled", fields=sorted(delivered.contents))
 
 
 def _settle(future: "asyncio.Future[Delivered]", answer: Delivered) -> None:
