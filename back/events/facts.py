@@ -38,6 +38,7 @@ __all__ = [
     "failed_json",
     "moment_json",
     "onion_message_received",
+    "onion_tlvs_json",
     "part_id",
     "payment_failed",
     "payment_received",
@@ -307,10 +308,7 @@ def onion_message_received(
     unix_s: int,
 ) -> "Write":
     """Tell of an onion message for us. It is no fact of a channel: its commit is its own."""
-    tlvs: dict[str, Any] = {"EncryptedData": {"data": encrypted_data.hex()}}
-    if reply_path is not None:
-        tlvs["ReplyPath"] = {"blindedRoute": _reply_path_json(reply_path)}
-    tlvs |= {f"Unknown{number}": value.hex() for number, value in others.items()}
+    tlvs = onion_tlvs_json(encrypted_data, reply_path, others)
     shown: dict[str, Any] = {} if path_id is None else {"pathId": path_id.hex()}
     return _write("onion-message-received", {**shown, "tlvs": tlvs}, unix_s * 1000)
 
@@ -323,6 +321,16 @@ def moment_json(unix_ms: int) -> dict[str, Any]:
     seconds, milliseconds = divmod(unix_ms, 1000)
     iso = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
     return {"iso": f"{iso}.{milliseconds:03}Z" if milliseconds else f"{iso}Z", "unix": seconds}
+
+
+def onion_tlvs_json(
+    encrypted_data: bytes, reply_path: ReplyPath | None, others: Mapping[int, bytes]
+) -> dict[str, Any]:
+    """What an onion message says, as the event and the answer of `sendonionmessage` show it."""
+    tlvs: dict[str, Any] = {"EncryptedData": {"data": encrypted_data.hex()}}
+    if reply_path is not None:
+        tlvs["ReplyPath"] = {"blindedRoute": _reply_path_json(reply_path)}
+    return tlvs | {f"Unknown{number}": value.hex() for number, value in others.items()}
 
 
 def sent_json(sent: Sent) -> dict[str, Any]:

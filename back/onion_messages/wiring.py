@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from back import events
 from back.events import ReplyPath
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from back.storage.statements import Write
     from shared.crypto.onion_message import Delivered
 
-__all__ = ["event_of", "onion_messages_of"]
+__all__ = ["event_of", "onion_messages_of", "tlvs_json"]
 
 
 def onion_messages_of(node: "Node") -> OnionMessages:
@@ -41,15 +41,25 @@ def onion_messages_of(node: "Node") -> OnionMessages:
 
 def event_of(delivered: "Delivered", unix_s: int) -> "Write":
     """Return the write of the event that Eclair tells of an onion message to us."""
-    path = delivered.reply_path
-    reply_path = None
-    if path is not None:
-        hops = tuple((hop.blinded_node_id, hop.encrypted_recipient_data) for hop in path.path)
-        reply_path = ReplyPath(path.first_node_id, path.first_path_key, hops)
     return events.onion_message_received(
         delivered.path_id,
         delivered.encrypted_recipient_data,
-        reply_path,
+        _reply_path(delivered),
         delivered.contents,
         unix_s,
     )
+
+
+def tlvs_json(delivered: "Delivered") -> dict[str, Any]:
+    """Return what a message says, as Eclair shows it."""
+    return events.onion_tlvs_json(
+        delivered.encrypted_recipient_data, _reply_path(delivered), delivered.contents
+    )
+
+
+def _reply_path(delivered: "Delivered") -> ReplyPath | None:
+    path = delivered.reply_path
+    if path is None:
+        return None
+    hops = tuple((hop.blinded_node_id, hop.encrypted_recipient_data) for hop in path.path)
+    return ReplyPath(path.first_node_id, path.first_path_key, hops)
