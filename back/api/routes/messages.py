@@ -2,6 +2,8 @@
 
 import re
 
+from pydantic import ValidationError
+
 from back.api.calls import call
 from back.api.forms import (
     BOOLEAN,
@@ -20,7 +22,7 @@ from shared.crypto.onion_message import decode_contents
 from shared.errors import CommandError, MalformedMessage
 from shared.wire import BlindedPath
 from shared.wire.codec import Reader
-from shared.wire.record import Nested
+from shared.wire.record import Nested, reasons
 
 _PATH = Nested(BlindedPath)
 _HEX = re.compile(r"([0-9a-fA-F]{2})+")
@@ -36,7 +38,10 @@ def _blinded_path(text: str) -> BlindedPath:
         raise ValueError(str(error)) from None
     if reader.left:
         raise ValueError(f"{reader.left} bytes too many")
-    return BlindedPath.model_validate(fields)
+    try:
+        return BlindedPath.model_validate(fields)
+    except ValidationError as error:
+        raise ValueError(reasons(error)) from None
 
 
 BLINDED_PATH = Kind(
