@@ -31,6 +31,7 @@ CALLS = {
     "forceclose": "Publish our commitment: --channelId.",
     "channels": "All channels: [--nodeId].",
     "channel": "One channel: --channelId.",
+    "updaterelayfee": "Fees of forwarding: --nodeId or --channelId, --feeBaseMsat …, or --reset.",
     "nodes": "Nodes of the network: [--nodeIds].",
     "node": "A node of the network: --nodeId.",
     "allchannels": "Public channels of the network.",

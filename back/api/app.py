@@ -19,7 +19,9 @@ from back.api.forms import BadRequest, Form, parse_form, read_form
 from back.api.routes import (
     audit,
     channels,
+    fees,
     invoices,
+    messages,
     network,
     node as node_calls,
     onchain,
@@ -45,7 +47,7 @@ MAX_BODY_BYTES = 64 * 1024
 TIMEOUT_S = 30
 FORM = "application/x-www-form-urlencoded"
 
-_ROUTES = (audit, channels, invoices, network, node_calls, onchain, payments)
+_ROUTES = (audit, channels, fees, invoices, messages, network, node_calls, onchain, payments)
 """Imported for the calls that they enter in CALLS."""
 
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 from back.api.json import Json, scid_json
+from back.api.network_json import update_json
 from back.channel.model import Channel, Htlc, Link, PartyParameters, Phase
 from back.channel.spec import CommitmentSpec, local_spec, remote_spec, signed_number
 from back.payment.balances import balances
@@ -28,22 +29,23 @@ def state_of(channel: Channel) -> str:
     return channel.phase.value
 
 
-def channel_json(channel: Channel, node_id: bytes) -> Json:
+def channel_json(channel: Channel, node_id: bytes, own_update: bytes | None = None) -> Json:
     """Everything about a channel.
 
     Args:
         channel: as it is durable.
         node_id: ours.
+        own_update: our last `channel_update`, encoded: what we take for forwarding into it.
     """
     return {
         "nodeId": channel.parameters.node_id.hex(),
         "channelId": channel.channel_id.hex(),
         "state": state_of(channel),
-        "data": _data(channel, node_id),
+        "data": _data(channel, node_id, own_update),
     }
 
 
-def _data(channel: Channel, node_id: bytes) -> Json:
+def _data(channel: Channel, node_id: bytes, own_update: bytes | None) -> Json:
     data: Json = {
         "type": f"DATA_{channel.phase.value}",
         "commitments": {
@@ -62,6 +64,8 @@ def _data(channel: Channel, node_id: bytes) -> Json:
         data["shortChannelId"] = scid_json(scid)
         if channel.channel_announcement is not None:
             data["lastAnnouncement_opt"] = {"shortChannelId": scid_json(scid)}
+    if own_update is not None:
+        data["channelUpdate"] = update_json(own_update)
     if channel.local_shutdown_script is not None:
         data["localShutdown"] = {"scriptPubKey": channel.local_shutdown_script.hex()}
     if channel.remote_shutdown_script is not None:

@@ -283,6 +283,8 @@ _HEX = r"^[0-9a-fA-F]*$"
 AMOUNT_MSAT = Kind(_schema("integer", minimum=0), _whole(0, _MAX_SAT * 1000))
 AMOUNT_SAT = Kind(_schema("integer", minimum=0), _whole(0, _MAX_SAT))
 COUNT = Kind(_schema("integer", minimum=0), _whole(0, 1_000_000))
+U32 = Kind(_schema("integer", minimum=0, maximum=0xFFFFFFFF), _whole(0, 0xFFFFFFFF))
+BLOCKS = Kind(_schema("integer", minimum=18, maximum=2016), _whole(18, 2016))
 SECONDS = Kind(_schema("integer", minimum=1), _whole(1, 0xFFFFFFFF))
 TIMESTAMP = Kind(_schema("integer", description="unix seconds"), _whole(0, 1 << 40))
 PORT = Kind(_schema("integer", minimum=1, maximum=0xFFFF), _whole(1, 0xFFFF))

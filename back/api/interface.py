@@ -3,11 +3,13 @@
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from back.announcing.service import Announcing
     from back.chain.interface import Chain
     from back.channels import Channels
     from back.events.service import Events
     from back.graph.paths.service import PathFinder
     from back.graph.service import GraphService
+    from back.onion_messages.service import OnionMessages
     from back.payment.service import Payments
     from back.peer import Peers
     from back.settings import BackSettings
@@ -48,8 +50,16 @@ class ApiNode(Protocol):
         """Finds routes."""
 
     @property
+    def announcing(self) -> "Announcing":
+        """What we say of ourselves, and the terms of our channels."""
+
+    @property
     def payments(self) -> "Payments":
         """Invoices and payments."""
+
+    @property
+    def onion_messages(self) -> "OnionMessages":
+        """Sends and takes onion messages."""
 
     @property
     def events(self) -> "Events":

@@ -10,6 +10,9 @@ import aiohttp
 from pydantic import SecretStr
 from support.payment_nodes import Node
 
+from back.announcing.nodes import OurNode
+from back.announcing.service import Announcing
+from back.announcing.updates import Terms
 from back.api.app import create_app
 from back.api.server import ApiServer
 from back.chain.feerates import Feerates
@@ -18,6 +21,7 @@ from back.events.books import Books
 from back.events.hub import EventHub
 from shared.chain import REGTEST
 from shared.errors import BitcoindUnavailable, CommandError
+from shared.features import FeatureSet
 from shared.gossip.table import Table
 
 __all__ = ["Api", "Wallet", "api_of", "served"]
@@ -105,6 +109,18 @@ class Api:
         return str(answer.body["error"])
 
 
+def announcing_of(node: Node) -> Announcing:
+    """Announcements of a test node, that nobody hears; a test looks at channels itself."""
+    return Announcing(
+        node.store,
+        node.signer,
+        node.channels.runners,
+        SimpleNamespace(announce_own=list),
+        OurNode.of(node.signer.node_id, "alice", "#49daaa", FeatureSet(), ()),
+        Terms(),
+    )
+
+
 def api_node(node: Node, wallet: Wallet) -> Any:
     """A node as the API sees it."""
     settings = SimpleNamespace(
@@ -121,6 +137,7 @@ def api_node(node: Node, wallet: Wallet) -> Any:
         peers=node.peers,
         channels=node.channels,
         payments=node.payments,
+        announcing=announcing_of(node),
         graph=SimpleNamespace(is_ready=True, table=Table()),
         events=SimpleNamespace(hub=EventHub(), books=Books(node.store)),
     )

@@ -25,6 +25,7 @@ from back.api.forms import (
     required,
 )
 from back.api.interface import ApiNode
+from back.api.json import Json
 from back.channel.events import Close, ForceClose
 from back.channel.model import Channel, Phase
 from back.channels import ChannelOpening
@@ -144,7 +145,7 @@ def _feerates(form: Form) -> tuple[int, int, int] | None:
 async def _each(
     node: ApiNode, form: Form, do: Callable[[ChannelRunner], Awaitable[None]]
 ) -> dict[str, str]:
-    names = _names(form)
+    names = names_of(form)
     if not names:
         raise BadRequest(
             "Request is missing required form field 'channelId'"
@@ -166,7 +167,8 @@ async def _each(
     return answers
 
 
-def _names(form: Form) -> list[str]:
+def names_of(form: Form) -> list[str]:
+    """Return the channels that were named, each once: ids as hex, then short channel ids."""
     ids = [*form.get("channelIds", ())]
     scids = [*form.get("shortChannelIds", ())]
     if "channelId" in form:
@@ -187,21 +189,24 @@ def _names(form: Form) -> list[str]:
 )
 async def channel(node: ApiNode, form: Form) -> object:
     """Show one channel."""
-    names = _names(form)
+    names = names_of(form)
     if len(names) != 1:
         raise BadRequest("Give either 'channelId' or 'shortChannelId'")
     try:
         runner = node.channels.find(names[0])
     except CommandError:
         raise NotFound(f"channel {names[0]} not found") from None
-    return channel_json(runner.channel, node.signer.node_id)
+    return _json(node, runner.channel)
 
 
 @call("channels", "channels", optional("nodeId", NODE_ID, "only those with this peer"))
 async def channels(node: ApiNode, form: Form) -> object:
     """List channels that are not over."""
-    own = node.signer.node_id
-    return [channel_json(channel, own) for channel in _present(node, form.get("nodeId"))]
+    return [_json(node, channel) for channel in _present(node, form.get("nodeId"))]
+
+
+def _json(node: ApiNode, channel: Channel) -> Json:
+    return channel_json(channel, node.signer.node_id, node.announcing.own_update(channel))
 
 
 def _present(node: ApiNode, node_id: bytes | None = None) -> list[Channel]:
