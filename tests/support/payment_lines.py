@@ -6,7 +6,7 @@ keys are real. HTLCs whose origin begins with ``test:`` belong to the test.
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,8 +20,14 @@ from back.channel.effects import HtlcFailed, HtlcFulfilled, HtlcReceived, OfferR
 from back.channel.events import Connected, Disconnected, OfferHtlc, Received
 from back.channel.model import Channel, Funding, Link
 from back.channels import Channels, PaymentEffect
+from back.graph.paths.experience import Experience
+from back.graph.paths.network import Network, _Channel
+from back.graph.paths.search import Search
+from back.graph.paths.split import find_routes
 from back.htlcs import Htlcs
 from back.payment.invoices import InvoiceRequest
+from back.payment.route import Lesson, Route, RouteRequest
+from back.payment.sending import PaymentRequest, Sending
 from back.payment.service import Payments
 from back.peer import Peers
 from back.relay.service import Relay
@@ -29,6 +35,7 @@ from back.relay.terms import ChannelTerms
 from back.runner import ChannelRunner
 from back.signer.signer import Signer
 from back.storage.store import Store
+from shared import bolt11
 from shared.chain import REGTEST, Outpoint
 from shared.crypto import sphinx
 from shared.crypto.payload import Payload, PaymentData, encode_payload
@@ -39,6 +46,7 @@ from shared.wire import Message, decode, encode
 __all__ = ["HEIGHT", "TERMS", "Line", "Node", "Wire", "line_of_nodes"]
 
 HEIGHT = 110
+DEADLINE_S = 20.0
 TERMS = ChannelTerms(
     fee_base_msat=1_000,
     fee_proportional_millionths=200,
@@ -130,6 +138,7 @@ class Node:
     Attributes:
         place: in the line, from 0.
         terms: what it takes for forwarding.
+        told_terms: what others believe that it takes.
         told: effects about HTLCs of the test.
         outcomes: of payments.
         relayed: of forwards.
@@ -138,12 +147,14 @@ class Node:
     place: int
     url: str
     terms: ChannelTerms = TERMS
+    told_terms: ChannelTerms = TERMS
     store: Store = field(init=False)
     signer: Any = field(init=False)
     peers: Peers = field(init=False)
     channels: Channels = field(init=False)
     payments: Payments = field(init=False)
     relay: Relay = field(init=False)
+    finder: "LineFinder | None" = None
     wires: dict[bytes, Wire] = field(default_factory=dict)
     told: list[PaymentEffect] = field(default_factory=list)
     outcomes: list[tuple[str, str]] = field(default_factory=list)
@@ -186,6 +197,7 @@ class Node:
         self.relay.market.accepted = lambda *_: (self.terms,)
         parts = (self.signer, self.payments.receiver, self.payments.sender, self.relay)
         self.channels.payments = _Sink(self.told.append, *parts)
+        self.payments.sender.finder = self.finder
         await self.payments.start()
         await self.relay.start()
         await self.channels.restore()
@@ -232,10 +244,60 @@ class Node:
         for runner in peer.runners.values():
             runner.post(Disconnected())
 
+    async def send(self, text: str, **more: Any) -> Sending:
+        """Begin to pay."""
+        request = PaymentRequest(bolt11.decode(text), text, **more)
+        return await self.payments.sender.pay(request)
+
+    async def pay(self, text: str, **more: Any) -> Sending:
+        """Pay and wait for the outcome."""
+        sending = await self.send(text, **more)
+        return await asyncio.wait_for(asyncio.shield(sending.done), DEADLINE_S)
+
     async def invoice(self, amount_msat: int | None = 10_000_000, **more: Any) -> str:
         """Make an invoice."""
         request = InvoiceRequest(amount_msat=amount_msat, description="a test", **more)
         return (await self.payments.invoices.create(request))[0]
+
+
+class LineFinder:
+    """Finds routes in a line, as its nodes know it: every channel, with its first terms."""
+
+    def __init__(self, line: "Line") -> None:
+        self._line = line
+        self.experience = Experience()
+        self.asked: list[RouteRequest] = []
+
+    def _network(self) -> Network:
+        network = Network()
+        for place, scids in self._line.scids.items():
+            ends = self._line.nodes[place], self._line.nodes[place + 1]
+            for scid in scids:
+                numbers = tuple(network._number_of(node.node_id) for node in ends)
+                network._channels[scid] = _Channel(numbers, 10**9)  # type: ignore[arg-type]
+                for side in (0, 1):
+                    terms = ends[side].told_terms
+                    key = scid << 1 | side
+                    network.incoming[numbers[1 - side]][key] = (
+                        key,
+                        numbers[side],
+                        terms.fee_base_msat,
+                        terms.fee_proportional_millionths,
+                        terms.cltv_expiry_delta,
+                        terms.htlc_minimum_msat,
+                        terms.htlc_maximum_msat,
+                        1e-9,
+                    )
+        return network
+
+    async def find(self, request: RouteRequest) -> tuple[Route, ...]:
+        self.asked.append(request)
+        await asyncio.sleep(0)
+        return find_routes(Search(self._network(), self.experience, request))
+
+    def learned(self, lessons: Iterable[Lesson]) -> None:
+        network = self._network()
+        self.experience.learn(lessons, lambda *name: network.key(*name) or name)
 
 
 @dataclass(eq=False)
@@ -426,6 +488,8 @@ async def line_of_nodes(
     """
     where = url or (lambda place: f"sqlite:///{folder / f'{place}.db'}")
     line = Line([Node(place, where(place)) for place in range(count)])
+    for node in line.nodes:
+        node.finder = LineFinder(line)
     for node in line.nodes:
         await node.start()
     try:
