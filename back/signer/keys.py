@@ -8,6 +8,7 @@ With ``c`` the chain's coin type (0 on mainnet, 1 elsewhere)::
                                       32-bit words of SHA256(our funding pubkey), without their
                                       highest bits. Below it the secrets of the basepoints:
         0' revocation   1' payment   2' delayed payment   3' HTLC   4' (shachain seed)
+    m/9735'/c'/3'                     secret from which the keys of offers are made
 
 **What a seed alone recovers.** Everything but the funding key follows from the funding *pubkey*,
 which open_channel and accept_channel carry anyway and which the chain shows when the funding
@@ -40,6 +41,7 @@ __all__ = [
     "draw_key_index",
     "funding_secret",
     "node_secret",
+    "offers_secret",
     "recover_payment_key",
     "root_key",
 ]
@@ -47,7 +49,7 @@ __all__ = [
 HARDENED = 1 << 31
 PURPOSE = 9735
 MAX_KEY_INDEX = (1 << 62) - 1
-_NODE, _FUNDING, _CHANNEL = range(3)
+_NODE, _FUNDING, _CHANNEL, _OFFERS = range(4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +107,11 @@ def root_key(seed: bytes, coin_type: int) -> ExtendedKey:
 def node_secret(root: ExtendedKey) -> bytes:
     """The node's private key."""
     return root.child(_NODE).secret
+
+
+def offers_secret(root: ExtendedKey) -> bytes:
+    """The secret of :class:`back.signer.offers.OfferSigner`."""
+    return root.child(_OFFERS).secret
 
 
 def draw_key_index() -> int:

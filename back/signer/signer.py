@@ -9,7 +9,8 @@ from back.channel.opening import LocalKeys
 from back.signer import answers
 from back.signer.channel_signer import ChannelSigner
 from back.signer.guard import RevocationGuard
-from back.signer.keys import draw_key_index, node_secret, root_key
+from back.signer.keys import draw_key_index, node_secret, offers_secret, root_key
+from back.signer.offers import OfferSigner
 from back.transactions.transaction import double_sha256
 from shared.crypto import noise, sphinx
 from shared.crypto.recipient_data import Opened, open_recipient_data
@@ -47,6 +48,7 @@ class Signer:
 
     Attributes:
         node_id: 33 bytes.
+        offers: signs what BOLT 12 has.
     """
 
     def __init__(self, seed: bytes, coin_type: int, *, in_recovery: bool = False) -> None:
@@ -54,6 +56,7 @@ class Signer:
         secret = node_secret(root)
         self._node_secret = SecretBytes(secret)
         self.node_id = public_key(secret)
+        self.offers = OfferSigner(offers_secret(root), secret)
         self._guard = RevocationGuard(in_recovery=in_recovery)
         self._channel = lru_cache(maxsize=CACHED_CHANNELS)(partial(ChannelSigner, root))
 

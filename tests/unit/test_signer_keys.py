@@ -14,6 +14,7 @@ from back.signer.keys import (
     draw_key_index,
     funding_secret,
     node_secret,
+    offers_secret,
     recover_payment_key,
     root_key,
 )
@@ -34,6 +35,7 @@ def reference(path: str) -> bytes:
 
 def test_the_paths_are_those_of_the_documentation() -> None:
     assert node_secret(ROOT) == reference("m/9735'/1'/0'")
+    assert offers_secret(ROOT) == reference("m/9735'/1'/3'")
     index = (123 << 31) | 456
     assert funding_secret(ROOT, index) == reference("m/9735'/1'/1'/123'/456'")
     from hashlib import sha256
