@@ -221,7 +221,6 @@ class BackSettings(FabricSettings):
         """What payments we take."""
         return ReceivePolicy(self.keysend, self.mpp_timeout_s)
 
-    @property
     def forward_limits(self) -> ForwardLimits:
         """How much of a channel one peer may fill."""
         return ForwardLimits(
