@@ -91,7 +91,7 @@ class Market(Protocol):
     def began(self, offer: Offer, channel: "Channel") -> None:
         """An HTLC is on its way into a channel."""
 
-    def ended(self, row: StoredForward, in_node_id: bytes) -> None:
+    def ended(self, forward_id: ForwardId) -> None:
         """An outgoing HTLC is gone, or was not added after all."""
 
     def relayed(self, row: StoredForward, now_ms: int) -> "list[Write]":
@@ -231,7 +231,7 @@ class Downstream:
     def _not_added(self, entry: Entry, offer: Offer) -> None:
         if entry.is_taken or entry.row is None:
             return
-        self._market.ended(entry.row, entry.in_node_id)
+        self._market.ended(entry.row.id)
         entry.row = None
         entry.refusal = entry.refusal or forward.TEMPORARY
         self._try_next(entry, offer)
@@ -332,7 +332,7 @@ class Downstream:
         if entry is None or entry.outcome is not None:
             return
         if entry.row is not None:
-            self._market.ended(entry.row, entry.in_node_id)
+            self._market.ended(entry.row.id)
         entry.outcome = Outcome.of(forward_id, entry.out_node_id, resolution)
         entry.said_at = self._monotonic()
         self._answer(forward_id, entry)

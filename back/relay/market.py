@@ -4,16 +4,22 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+import structlog
+
 from back import events
+from back.channel.model import Phase
+from back.channel.spec import offer_limits
 from back.events import IncomingPart, OutgoingPart, Relayed
 from back.relay import forward
+from back.relay.limits import ForwardLimits, PendingForwards, refusal
+from back.storage.forwards import ForwardState
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from back.channel.model import Channel
     from back.channels import Channels
-    from back.relay.handoff import Offer
+    from back.relay.handoff import ForwardId, Offer
     from back.relay.names import Names
     from back.relay.terms import ChannelTerms
     from back.runner import ChannelRunner
@@ -22,6 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["NodeMarket", "in_order"]
 
+log = structlog.get_logger()
+
 
 class NodeMarket:
     """The channels of this node as forwards see them (:class:`.downstream.Market`).
@@ -29,6 +37,7 @@ class NodeMarket:
     Args:
         channels: all of ours.
         names: of them.
+        limits: how much of a channel one peer may fill.
         clock: unix seconds.
 
     Attributes:
@@ -41,12 +50,14 @@ class NodeMarket:
         self,
         channels: "Channels",
         names: "Names",
+        limits: ForwardLimits | None = None,
         *,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._channels = channels
         self._names = names
         self._clock = clock
+        self.pending = PendingForwards(limits or ForwardLimits())
 
     def ways(self, offer: "Offer") -> "list[ChannelRunner]":
         """Return the channels to try, in order; none: there is no such peer or channel."""
@@ -64,16 +75,35 @@ class NodeMarket:
     def refusal(self, offer: "Offer", channel: "Channel") -> bytes:
         """Say as a failure message why an HTLC may not go into a channel; empty if it may."""
         accepted = self.accepted(channel, self._clock())
-        return forward.refusal(offer, channel, accepted, self._channels.height)
+        unmet = forward.refusal(offer, channel, accepted, self._channels.height)
+        if unmet or channel.phase is not Phase.NORMAL:
+            return unmet
+        room = offer_limits(channel)
+        load = self.pending.load(
+            offer.in_node_id,
+            channel.parameters.key_index,
+            room.htlcs,
+            room.value_msat,
+        )
+        limit = refusal(load, offer.amount_msat, self.pending.limits)
+        if limit:
+            log.info("forward_limited", limit=limit, peer=offer.in_node_id.hex())
+        return forward.TEMPORARY if limit else b""
 
     def restored(self, forwards: "Sequence[OpenForward]") -> None:
         """Take up the load of forwards of a former process."""
+        for row, in_node_id, _ in forwards:
+            if row.state is ForwardState.PENDING:
+                self.pending.began(row.id, in_node_id, row.out_key_index, row.out_amount_msat)
 
     def began(self, offer: "Offer", channel: "Channel") -> None:
         """An HTLC is on its way into a channel."""
+        key_index = channel.parameters.key_index
+        self.pending.began(offer.id, offer.in_node_id, key_index, offer.amount_msat)
 
-    def ended(self, row: "StoredForward", in_node_id: bytes) -> None:
+    def ended(self, forward_id: "ForwardId") -> None:
         """An outgoing HTLC is gone, or was not added after all."""
+        self.pending.ended(forward_id)
 
     def relayed(self, row: "StoredForward", now_ms: int) -> "list[Write]":
         """Return what else the commit of a preimage shall hold: the event."""

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from back.channel.effects import HtlcFailed, HtlcFulfilled, HtlcOffered, OfferRefused
     from back.channel.model import Channel
     from back.channels import Channels
+    from back.relay.limits import ForwardLimits
     from back.relay.onion import Forward
     from back.runner import ChannelRunner
     from back.storage.forwards import OpenForward
@@ -49,6 +50,7 @@ class Relay:
         told: called with each end, ``fulfilled``, ``failed`` or ``refused``, for metrics.
         is_tip_safe: whether we know the chain well enough to take the risk of a forward.
         fabric: the way to other backs; None: there are none.
+        limits: how much of a channel one peer may fill.
         clock: unix seconds.
 
     Attributes:
@@ -64,6 +66,7 @@ class Relay:
         is_tip_safe: Callable[[], bool] = lambda: True,
         *,
         fabric: "Fabric | None" = None,
+        limits: "ForwardLimits | None" = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
@@ -72,7 +75,7 @@ class Relay:
         self._told = told
         self._clock = clock
         self.names = Names(channels.runners)
-        self.market = NodeMarket(channels, self.names, clock=clock)
+        self.market = NodeMarket(channels, self.names, limits, clock=clock)
         self.carrier = FabricCarrier(fabric, store.lease, self._preimage)
         self.upstream = Upstream(self.carrier, told, self._runner)
         self.downstream = Downstream(self.carrier, self.market, clock=clock)
