@@ -257,7 +257,7 @@ class Node:
             self.metrics.forward_ended,
             self._is_tip_safe,
             fabric=self.fabric,
-            limits=self.settings.forward_limits,
+            limits=self.settings.forward_limits(),
         )
         parts = self.payments.receiver, self.payments.sender, self.relay
         self.channels.payments = Htlcs(self.signer, *parts)

@@ -20,7 +20,7 @@ from shared.units import ShortChannelId
 if TYPE_CHECKING:
     from back.payment.recipient import Recipient
 
-__all__ = ["Tried", "Verdict", "judge", "local_failure", "route_summary"]
+__all__ = ["Tried", "Verdict", "judge", "local_failure", "passed", "route_summary"]
 
 CHANNEL_UPDATE_TYPE = (258).to_bytes(2, "big")
 POLICY = {UPDATE | 11, UPDATE | 12, UPDATE | 13}
@@ -110,6 +110,14 @@ def judge(
     if error is None:
         return case.unreadable()
     return case.read(error.hop, decode_failure(error.message))
+
+
+def passed(tried: Tried, unix_s: float) -> list[Lesson]:
+    """Return what an HTLC teaches that was paid; our own channel needs no lesson."""
+    return [
+        Lesson(hop.short_channel_id, hop.node_id, msat, True, unix_s)
+        for hop, msat in zip(tried.hops[1:], tried.carried[1:], strict=True)
+    ]
 
 
 @dataclass(frozen=True, slots=True)

@@ -303,6 +303,28 @@ class Invoices:
             )
         )
 
+    async def delete(self, payment_hash: bytes) -> None:
+        """Forget an invoice that nobody has paid.
+
+        Raises:
+            CommandError: there is none, or it is paid, or about to be.
+            BackendError: the database is away.
+        """
+        known = await self.known(payment_hash)
+        if known is None:
+            raise CommandError("there is no such invoice")
+        if known.settling or known.is_held or known.invoice.state is InvoiceState.PAID:
+            raise CommandError("it is paid, or being paid")
+        # From here on nothing can pay it.
+        known.settling, known.invoice = True, replace(known.invoice, expiry_s=0)
+        try:
+            row = stored.forget_invoice(payment_hash)
+            await self._store.committer.submit(NODE_SHARD, [row])
+        except WriteRefused:
+            raise CommandError("there is no such invoice") from None
+        finally:
+            self.unsettled(known)
+
     # --- being paid -------------------------------------------------------------------------------
 
     def unlisted(self, payment_hash: bytes, path_id: bytes) -> Known | None:

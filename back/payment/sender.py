@@ -17,7 +17,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 import structlog
@@ -25,11 +25,10 @@ import structlog
 from back.channel.events import OfferHtlc
 from back.payment import failures, send
 from back.payment.exits import Exits
-from back.payment.failures import local_failure
+from back.payment.failures import local_failure, passed
 from back.payment.restoring import restored, stored_route
-from back.payment.route import Lesson, Route, RouteRequest
+from back.payment.route import Route
 from back.payment.sending import (
-    MIN_PART_MSAT,
     Part,
     PaymentRequest,
     Sending,
@@ -37,6 +36,8 @@ from back.payment.sending import (
     origin_of,
     parse_origin,
 )
+from back.payment.telling import failed_event, sent_event
+from back.payment.ways import Ways
 from back.storage import payments as stored
 from back.storage.payments import Attempt, Payment, PaymentState
 from back.storage.tables import NODE_SHARD
@@ -44,17 +45,17 @@ from shared.errors import BackendError, CommandError, LightningError, WriteRefus
 from shared.tasks import Tasks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from back.channel.effects import HtlcFailed, HtlcFulfilled, HtlcOffered, OfferRefused
     from back.channel.model import Channel
     from back.channels import Channels
+    from back.payment.route import Lesson
     from back.payment.send import Order
+    from back.payment.ways import Finder
     from back.storage.statements import Write
     from back.storage.store import Store
     from shared.chain import Chain
 
-__all__ = ["Finder", "Sender"]
+__all__ = ["Sender"]
 
 log = structlog.get_logger()
 
@@ -62,19 +63,6 @@ MAX_EXTERNAL_ID = 66
 KEPT_SENT = 10_000
 """Payment hashes that are known to be paid without asking the database."""
 RETRY_S = 0.5
-ROOM_WAIT_S = 0.25
-ROOM_WAITS = 12
-"""So often a payment waits for HTLCs of ours to make room before it gives up."""
-
-
-class Finder(Protocol):
-    """Finds routes: :class:`back.graph.paths.service.PathFinder`."""
-
-    async def find(self, request: RouteRequest) -> tuple[Route, ...]:
-        """Return routes that together carry the amount; CommandError: there are none."""
-
-    def learned(self, lessons: "Iterable[Lesson]") -> None:
-        """Remember what attempts taught."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +90,7 @@ class Sender:
         entropy: gives so many random bytes.
 
     Attributes:
-        finder: None: only direct peers can be paid.
+        exits: our own channels as first hops.
     """
 
     def __init__(
@@ -123,13 +111,22 @@ class Sender:
         self._told = told
         self._clock = clock
         self._entropy = entropy
-        self.finder: Finder | None = None
         self.exits = Exits(channels)
+        self._ways = Ways(node_id, channels, self.exits, clock=clock, entropy=entropy)
         self._live: dict[UUID, Sending] = {}
         self._by_hash: dict[bytes, Sending] = {}
         self._sent: OrderedDict[bytes, UUID] = OrderedDict()
         self._tasks = Tasks()
         self._is_stopping = False
+
+    @property
+    def finder(self) -> "Finder | None":
+        """Finds routes; None: only direct peers can be paid."""
+        return self._ways.finder
+
+    @finder.setter
+    def finder(self, finder: "Finder | None") -> None:
+        self._ways.finder = finder
 
     # --- start and stop ---------------------------------------------------------------------------
 
@@ -312,7 +309,7 @@ class Sender:
     async def _look(self, sending: Sending) -> None:
         """Look for ways for what is missing, and take them."""
         try:
-            routes = sending.routes or await self._find(sending)
+            routes = sending.routes or await self._ways.find(sending)
             sending.routes = ()
         except (CommandError, BackendError) as error:
             sending.is_hopeless = True
@@ -326,67 +323,6 @@ class Sender:
             self._post(sending, route)
         if not routes:
             self._go_on(sending)
-
-    async def _find(self, sending: Sending) -> tuple[Route, ...]:
-        """Return ways; where HTLCs of ours are all that stands in their way, wait a moment.
-
-        Raises:
-            CommandError: there are none.
-        """
-        waits = 0
-        while True:
-            request = self._route_request(sending)
-            try:
-                if self.finder is None:
-                    raise CommandError("route not found")
-                return await self.finder.find(request)
-            except CommandError as error:
-                waits += 1
-                is_late = self._clock() >= sending.deadline_s
-                if waits > ROOM_WAITS or is_late or not self._is_room_coming(sending):
-                    raise CommandError(self._why_no_way(sending, str(error))) from None
-            await asyncio.sleep(ROOM_WAIT_S)
-
-    def _is_room_coming(self, sending: Sending) -> bool:
-        """Whether HTLCs that are in our channels now are what is in the way."""
-        return self.exits.is_room_coming(sending.missing_msat)
-
-    def _why_no_way(self, sending: Sending, why: str) -> str:
-        payee = sending.payment.recipient
-        peer = self._channels.peers.known.get(payee)
-        if peer is not None and peer.runners and peer.session is None:
-            return f"{why}: {payee.hex()} is not connected"
-        return why
-
-    def _route_request(self, sending: Sending) -> RouteRequest:
-        wanted, limits = sending.order, sending.limits
-        if wanted is None:
-            raise CommandError("the invoice has expired")
-        recipient = wanted.recipient
-        free = limits.max_parts - len(sending.in_flight)
-        extra = {(e.hop.short_channel_id, e.hop.node_id): e for e in recipient.extra}
-        return RouteRequest(
-            source=self._node_id,
-            payee=recipient.payee,
-            amount_msat=sending.missing_msat,
-            max_fee_msat=max(0, sending.fee_left_msat),
-            max_cltv_expiry_delta=(
-                send.MAX_HTLC_CLTV - send.MAX_SHADOW_BLOCKS - recipient.final_cltv_delta
-            ),
-            local=self.exits.local(sending.ignored_channels),
-            extra=tuple((extra | sending.extra).values()),
-            ignored_nodes=frozenset(sending.ignored_nodes),
-            ignored_channels=frozenset(sending.ignored_channels),
-            in_flight=tuple(
-                (hop.short_channel_id, hop.node_id, msat)
-                for part in sending.in_flight
-                for hop, msat in zip(part.tried.hops[1:], part.tried.carried[1:], strict=True)
-            ),
-            max_parts=max(1, free) if recipient.takes_parts else 1,
-            min_part_msat=MIN_PART_MSAT,
-            unix_s=self._clock(),
-            seed=int.from_bytes(self._entropy(2), "big"),
-        )
 
     def _post(self, sending: Sending, route: Route) -> None:
         """Offer one HTLC on the first channel of a route."""
@@ -493,13 +429,16 @@ class Sender:
         if found is None:
             return [*rows, stored.payment_sent(payment_id, effect.payment_preimage, 0, now)]
         sending, part = found
+        is_first = not any(each.is_paid for each in sending.parts.values())
         part.is_paid = True
         fees_msat = sending.fees_msat
-        return [
-            *rows,
+        rows += [
             stored.payment_sent(payment_id, effect.payment_preimage, fees_msat, now),
             stored.payment_fees(payment_id, fees_msat),
         ]
+        if is_first:
+            rows.append(sent_event(sending, effect.payment_preimage, self._clock()))
+        return rows
 
     def was_fulfilled(self, effect: "HtlcFulfilled") -> None:
         """A part is paid, and so the payment: the payee has what it wanted, and we its word."""
@@ -508,7 +447,7 @@ class Sender:
             return
         sending, part = found
         part.is_over = part.is_paid = True
-        self._learn(self._passed(part))
+        self._learn(passed(part.tried, self._clock()))
         if not sending.is_sent:
             sending.payment = replace(
                 sending.payment,
@@ -522,13 +461,6 @@ class Sender:
         sending.payment = replace(sending.payment, fees_msat=sending.fees_msat)
         if not sending.in_flight:
             self._end(sending)
-
-    def _passed(self, part: Part) -> list[Lesson]:
-        now = self._clock()
-        return [
-            Lesson(hop.short_channel_id, hop.node_id, msat, True, now)
-            for hop, msat in zip(part.tried.hops[1:], part.tried.carried[1:], strict=True)
-        ]
 
     def _learn(self, lessons: "Sequence[Lesson]") -> None:
         if lessons and self.finder is not None:
@@ -555,6 +487,7 @@ class Sender:
         if self._is_last(sending, part):
             told = [*sending.failures, part.verdict.summary]
             rows.append(stored.payment_failed(payment_id, told, now))
+            rows.append(failed_event(sending, told, self._clock()))
         return rows
 
     def _is_last(self, sending: Sending, part: Part) -> bool:
@@ -592,10 +525,14 @@ class Sender:
         self._tasks.spawn(self._store_failure(sending), "store a failed payment")
 
     async def _store_failure(self, sending: Sending) -> None:
-        row = stored.payment_failed(sending.payment.id, sending.failures, int(self._clock()))
+        now = self._clock()
+        rows = [
+            stored.payment_failed(sending.payment.id, sending.failures, int(now)),
+            failed_event(sending, sending.failures, now),
+        ]
         while True:
             try:
-                await self._commit([row])
+                await self._commit(rows)
                 break
             except BackendError as error:
                 log.warning("payment_failure_not_stored", error=str(error))
