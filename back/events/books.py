@@ -1,6 +1,5 @@
 """The books of payments, as the API shows them: page by page, and sums per peer."""
 
-import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -17,6 +16,7 @@ from back.events.facts import (
     relayed_json,
     sent_json,
 )
+from back.payment.restoring import shown_route
 from back.storage import audit
 from back.storage.audit import Ends, Place
 
@@ -203,7 +203,7 @@ def _sent(payment: "SentPayment", ends: Ledger) -> Json:
         )
     )
     for part, told in zip(payment.parts, shown["parts"], strict=True):
-        told["route"] = json.loads(part.route)
+        told["route"] = shown_route(part.route)
     return shown
 
 

@@ -335,7 +335,6 @@ def onion_tlvs_json(
 
 def sent_json(sent: Sent) -> dict[str, Any]:
     """A payment of ours that succeeded, as the event and `audit` show it."""
-    paid = sum(part.amount_with_fees_msat for part in sent.parts)
     settled_at_ms = max((part.settled_at_ms for part in sent.parts), default=sent.started_at_ms)
     return {
         "id": str(sent.id),
@@ -344,7 +343,7 @@ def sent_json(sent: Sent) -> dict[str, Any]:
         "recipientAmount": sent.recipient_amount_msat,
         "recipientNodeId": sent.recipient_node_id.hex(),
         "parts": [_sent_part_json(part) for part in sent.parts],
-        "fees": paid - sent.recipient_amount_msat if sent.parts else 0,
+        "fees": sum(part.fees_msat for part in sent.parts),
         "startedAt": moment_json(sent.started_at_ms),
         "settledAt": moment_json(settled_at_ms),
     }

@@ -143,7 +143,7 @@ def sent_payments(
         payments.c.completed_at,
     )
     keys = (payments.c.completed_at, payments.c.id)
-    query = select(*columns).where(text("state = 'sent' AND parent IS NULL"))
+    query = select(*columns).where(text("state = 'sent'"))
     rows = connection.execute(_page(query, keys, since, until, after, limit, skip)).all()
     parts: dict[UUID, list[Attempt]] = {}
     ids = [UUID(bytes=row.id) for row in rows]

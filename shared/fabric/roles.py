@@ -50,9 +50,10 @@ _READS_EVENTS = (
     "$JS.API.CONSUMER.INFO.EVENTS.*",
     "$JS.API.CONSUMER.MSG.NEXT.EVENTS.*",
     "$JS.ACK.EVENTS.>",
+    "$JS.FC.EVENTS.>",
 )
-"""What reading the event log takes: a consumer, with a filter or a durable one, and its acks. The
-``nats`` tool asks for a consumer's state before it reads on."""
+"""What reading the event log takes: a consumer, with a filter or a durable one, its acks and its
+flow control. The ``nats`` tool asks for a consumer's state before it reads on."""
 _WRITES_EVENTS = (
     "$JS.API.STREAM.INFO.EVENTS",
     "$JS.API.STREAM.CREATE.EVENTS",

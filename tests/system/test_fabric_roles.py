@@ -71,6 +71,7 @@ EVERYTHING = [
     "$JS.API.CONSUMER.DELETE.EVENTS.c",
     "$JS.API.CONSUMER.LIST.EVENTS",
     "$JS.ACK.EVENTS.c.1.1.1.1.0",
+    "$JS.FC.EVENTS.c.x",
     "$JS.API.CONSUMER.CREATE.X.c",
     "$JS.API.CONSUMER.CREATE.GRAPH",
     "$JS.API.CONSUMER.CREATE.GRAPH.c",
@@ -128,6 +129,7 @@ PUBLISHES = {
         "$JS.API.CONSUMER.INFO.EVENTS.c",
         "$JS.API.CONSUMER.MSG.NEXT.EVENTS.c",
         "$JS.ACK.EVENTS.c.1.1.1.1.0",
+        "$JS.FC.EVENTS.c.x",
     },
     "admin": {subject for subject in EVERYTHING if subject.startswith("$JS.API.")},
 }
