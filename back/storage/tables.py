@@ -40,6 +40,8 @@ __all__ = [
     "local_commitments",
     "metadata",
     "node",
+    "offer_invoices",
+    "offers",
     "outbox",
     "own_node",
     "own_updates",
@@ -455,6 +457,29 @@ channel_fees = Table(
     Column("changed_at", Int64, nullable=False),
 )
 """What the operator wants for forwarding into one channel, whatever its peer has."""
+
+offers = Table(
+    "offers",
+    metadata,
+    Column("offer_id", LargeBinary, primary_key=True),
+    Column("offer", Text, nullable=False),
+    Column("path_id", LargeBinary),
+    Column("created_at", Int64, nullable=False),
+    Column("disabled_at", Int64),
+)
+"""Our offers (BOLT 12); times are unix milliseconds. ``path_id`` is NULL where the offer shows our
+node id."""
+
+offer_invoices = Table(
+    "offer_invoices",
+    metadata,
+    Column("payment_hash", LargeBinary, primary_key=True),
+    Column("offer_id", LargeBinary, nullable=False),
+    Column("expires_at", Int64, nullable=False),
+    Index(None, "expires_at"),
+)
+"""Invoices that were made for offers because somebody asked: rows that nobody paid are forgotten
+some time after they expired."""
 
 outbox = Table(
     "outbox",
