@@ -8,14 +8,12 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from back.storage.invoices import InvoiceState
 from back.storage.payments import PaymentState
 from shared.units import ShortChannelId
 
 if TYPE_CHECKING:
     from back.payment.sending import Sending
     from back.peer import Peer
-    from back.storage.invoices import Invoice as StoredInvoice
     from back.storage.payments import Payment
     from shared.bolt11 import Invoice, RouteHint
     from shared.features import FeatureSet
@@ -27,7 +25,6 @@ __all__ = [
     "payment_event_json",
     "payment_json",
     "peer_json",
-    "received_json",
     "scid_json",
     "timestamp_json",
 ]
@@ -103,24 +100,6 @@ def _hint_json(hop: "RouteHint") -> Json:
         "feeBase": hop.fee_base_msat,
         "feeProportionalMillionths": hop.fee_proportional_millionths,
         "cltvExpiryDelta": hop.cltv_expiry_delta,
-    }
-
-
-def received_json(stored: "StoredInvoice", invoice: "Invoice", unix_s: int) -> Json:
-    """What became of an invoice of ours."""
-    state = stored.state_at(unix_s)
-    status: Json
-    if state is InvoiceState.PAID:
-        received_at = timestamp_json(stored.paid_at or 0)
-        status = {"type": "received", "amount": stored.received_msat, "receivedAt": received_at}
-    else:
-        status = {"type": "expired" if state is InvoiceState.EXPIRED else "pending"}
-    return {
-        "invoice": invoice_json(stored.bolt11, invoice),
-        "paymentPreimage": stored.preimage.hex(),
-        "paymentType": "Standard",
-        "createdAt": timestamp_json(stored.created_at),
-        "status": status,
     }
 
 

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -18,6 +19,7 @@ from back.api.calls import CALLS
 from back.api.server import serve
 from back.channel.events import Close
 from back.channel.model import Phase
+from back.payment.invoices import BlindedInvoice
 from shared import bolt11
 from shared.errors import BackendError, CommandError
 
@@ -449,6 +451,47 @@ async def test_pages_of_invoices(rig: Rig) -> None:
     pages = [await rig.bob.call("listinvoices", count=2, skip=skip) for skip in (0, 2, 4)]
     assert [len(page) for page in pages] == [2, 2, 1]
     assert {i["paymentHash"] for page in pages for i in page} == hashes
+
+
+async def test_an_invoice_is_deleted_unless_it_is_paid(rig: Rig) -> None:
+    made = await rig.bob.call("createinvoice", amountMsat=2_000_000, description="x")
+    form = {"paymentHash": made["paymentHash"]}
+    assert await rig.bob.call("deleteinvoice", **form) == f"deleted invoice {made['paymentHash']}"
+    assert await rig.bob.refused("getinvoice", 404, **form) == "Not found"
+    assert "no such invoice" in await rig.bob.refused("deleteinvoice", **form)
+    made = await rig.bob.call("createinvoice", amountMsat=2_000_000, description="x")
+    await rig.alice.call("payinvoice", invoice=made["serialized"], blocking="true")
+    assert "paid" in await rig.bob.refused("deleteinvoice", paymentHash=made["paymentHash"])
+
+
+async def test_what_came_without_an_invoice_is_told_like_the_rest(rig: Rig) -> None:
+    preimage = "33" * 32
+    payment_hash = sha256(bytes.fromhex(preimage)).hexdigest()
+    bob = rig.pair.bob
+    blinded = BlindedInvoice(bytes.fromhex(preimage), b"path", 5_000, "tea", 1_000, 60, "lni1")
+    await bob.payments.invoices.create_blinded(blinded)
+    shown = await rig.bob.call("getreceivedinfo", paymentHash=payment_hash)
+    assert (shown["paymentType"], shown["status"]) == ("Blinded", {"type": "expired"})
+    assert shown["invoice"] == {
+        "amount": 5_000,
+        "nodeId": bob.node_id.hex(),
+        "paymentHash": payment_hash,
+        "description": "tea",
+        "features": {"activated": {}},
+        "blindedPaths": [],
+        "createdAt": 1_000,
+        "expiresAt": 1_060,
+        "serialized": "lni1",
+    }
+    assert await rig.bob.call("listinvoices", **{"from": 0}) == []
+    assert await rig.bob.call("listpendinginvoices", **{"from": 0}) == []
+    sent = await rig.alice.call("sendtonode", nodeId=bob.node_id.hex(), amountMsat=7_000_000)
+    await until(lambda: ("received", "ok") in bob.outcomes, f"{sent} comes")
+    [received] = await rig.bob.call("listreceivedpayments")
+    assert received["paymentType"] == "KeySend"
+    assert received["status"]["amount"] == received["invoice"]["amount"] == 7_000_000
+    assert received["invoice"]["nodeId"] == bob.node_id.hex()
+    assert received["invoice"]["serialized"] == ""
 
 
 async def test_what_was_received_is_told(rig: Rig) -> None:

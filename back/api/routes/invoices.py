@@ -1,7 +1,6 @@
 """Our invoices."""
 
 import time
-from typing import Any
 
 from back.api.calls import NotFound, call
 from back.api.forms import (
@@ -17,12 +16,13 @@ from back.api.forms import (
     BadRequest,
     Form,
     optional,
-    read_invoice,
     required,
 )
 from back.api.interface import ApiNode
-from back.api.json import invoice_json, received_json
+from back.api.json import Json, invoice_json
+from back.api.received import asked_json, received_json
 from back.payment.invoices import DEFAULT_EXPIRY_S, InvoiceRequest
+from back.payment.kind import InvoiceKind
 from back.storage.invoices import Invoice, InvoiceState
 
 DAY_S = 86_400
@@ -74,7 +74,7 @@ async def parseinvoice(node: ApiNode, form: Form) -> object:
 @call("getinvoice", "invoices", required("paymentHash", HASH))
 async def getinvoice(node: ApiNode, form: Form) -> object:
     """Show an invoice of ours."""
-    return _shown(await _find(node, form["paymentHash"]))
+    return asked_json(node, await _find(node, form["paymentHash"]))
 
 
 async def _find(node: ApiNode, payment_hash: bytes) -> Invoice:
@@ -84,29 +84,40 @@ async def _find(node: ApiNode, payment_hash: bytes) -> Invoice:
     return found
 
 
-def _shown(stored: Invoice) -> dict[str, Any]:
-    return invoice_json(stored.bolt11, read_invoice(stored.bolt11))
+@call("deleteinvoice", "invoices", required("paymentHash", HASH))
+async def deleteinvoice(node: ApiNode, form: Form) -> object:
+    """Forget an invoice of ours that nobody has paid."""
+    payment_hash = form["paymentHash"]
+    await node.payments.invoices.delete(payment_hash)
+    return f"deleted invoice {payment_hash.hex()}"
 
 
 @call("listinvoices", "invoices", *PAGES)
 async def listinvoices(node: ApiNode, form: Form) -> object:
     """List our invoices."""
-    return [_shown(stored) for stored in await _listed(node, form)]
+    listed = await _listed(node, form, kind=InvoiceKind.BOLT11)
+    return [asked_json(node, stored) for stored in listed]
 
 
 @call("listpendinginvoices", "invoices", *PAGES)
 async def listpendinginvoices(node: ApiNode, form: Form) -> object:
     """List our invoices that can still be paid."""
-    return [_shown(stored) for stored in await _listed(node, form, InvoiceState.UNPAID)]
+    listed = await _listed(node, form, InvoiceState.UNPAID, InvoiceKind.BOLT11)
+    return [asked_json(node, stored) for stored in listed]
 
 
 @call("listreceivedpayments", "invoices", *PAGES)
 async def listreceivedpayments(node: ApiNode, form: Form) -> object:
-    """List our invoices that were paid."""
-    return [_received(stored) for stored in await _listed(node, form, InvoiceState.PAID)]
+    """List what was paid to us: invoices, offers, and what nobody had asked for."""
+    return [_received(node, stored) for stored in await _listed(node, form, InvoiceState.PAID)]
 
 
-async def _listed(node: ApiNode, form: Form, state: InvoiceState | None = None) -> list[Invoice]:
+async def _listed(
+    node: ApiNode,
+    form: Form,
+    state: InvoiceState | None = None,
+    kind: InvoiceKind | None = None,
+) -> list[Invoice]:
     if "skip" in form and "count" not in form:
         raise BadRequest("Request is missing required form field 'count'")
     now = int(time.time())
@@ -114,6 +125,7 @@ async def _listed(node: ApiNode, form: Form, state: InvoiceState | None = None) 
         since=form.get("from", now - DAY_S),
         until=form.get("to", now) + 1,
         state=state,
+        kind=kind,
         limit=min(form.get("count", MOST), MOST),
         skip=form.get("skip", 0),
     )
@@ -130,8 +142,8 @@ async def getreceivedinfo(node: ApiNode, form: Form) -> object:
     if ("paymentHash" in form) == ("invoice" in form):
         raise BadRequest("Give either 'paymentHash' or 'invoice'")
     payment_hash = form.get("paymentHash") or form["invoice"][1].payment_hash
-    return _received(await _find(node, payment_hash))
+    return _received(node, await _find(node, payment_hash))
 
 
-def _received(stored: Invoice) -> dict[str, Any]:
-    return received_json(stored, read_invoice(stored.bolt11), int(time.time()))
+def _received(node: ApiNode, stored: Invoice) -> Json:
+    return received_json(node, stored, int(time.time()))
