@@ -25,6 +25,7 @@ from back.api.routes import (
     network,
     node as node_calls,
     onchain,
+    paths,
     payments,
 )
 from back.api.slices import Book, Slices
@@ -47,7 +48,18 @@ MAX_BODY_BYTES = 64 * 1024
 TIMEOUT_S = 30
 FORM = "application/x-www-form-urlencoded"
 
-_ROUTES = (audit, channels, fees, invoices, messages, network, node_calls, onchain, payments)
+_ROUTES = (
+    audit,
+    channels,
+    fees,
+    invoices,
+    messages,
+    network,
+    node_calls,
+    onchain,
+    paths,
+    payments,
+)
 """Imported for the calls that they enter in CALLS."""
 
 

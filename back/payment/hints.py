@@ -7,7 +7,7 @@ from back.channel.model import Channel, Phase
 from shared.bolt11 import RouteHint
 from shared.wire import ChannelUpdate, decode
 
-__all__ = ["MAX_HINTS", "route_hints"]
+__all__ = ["MAX_HINTS", "remote_update", "route_hint", "route_hints"]
 
 MAX_HINTS = 3
 """Each makes an invoice some 85 characters longer."""
@@ -35,7 +35,7 @@ def route_hint(channel: Channel) -> RouteHint | None:
     """
     real = channel.funding.short_channel_id if channel.funding is not None else None
     scid = channel.remote_alias if channel.remote_alias is not None else real
-    update = _update(channel.remote_channel_update) if channel.remote_channel_update else None
+    update = remote_update(channel)
     if scid is None or update is None:
         return None
     return RouteHint(
@@ -45,6 +45,11 @@ def route_hint(channel: Channel) -> RouteHint | None:
         fee_proportional_millionths=update.fee_proportional_millionths,
         cltv_expiry_delta=update.cltv_expiry_delta,
     )
+
+
+def remote_update(channel: Channel) -> ChannelUpdate | None:
+    """Return the peer's last `channel_update` of a channel; None: it has told none."""
+    return _update(channel.remote_channel_update) if channel.remote_channel_update else None
 
 
 @lru_cache(maxsize=4096)

@@ -21,7 +21,7 @@ from shared.errors import CommandError, WriteRefused
 from shared.features import Feature, FeatureSet
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from back.channel.model import Channel
     from back.signer.signer import Signer
@@ -214,19 +214,25 @@ class Invoices:
         await self._add(record)
         return text, invoice
 
-    async def create_blinded(self, invoice: BlindedInvoice) -> Invoice:
+    async def create_blinded(
+        self, invoice: BlindedInvoice, rows: "Sequence[Write]" = ()
+    ) -> Invoice:
         """Store an invoice that is paid through blinded paths, before it is given out.
+
+        Args:
+            invoice: it.
+            rows: what to write in the same commit.
 
         Raises:
             CommandError: there is one with this payment_hash.
             BackendError: it could not be stored.
         """
-        await self._add(record := invoice.record)
+        await self._add(record := invoice.record, rows)
         return record
 
-    async def _add(self, record: Invoice) -> None:
+    async def _add(self, record: Invoice, rows: "Sequence[Write]" = ()) -> None:
         try:
-            await self._store.committer.submit(NODE_SHARD, [stored.add_invoice(record)])
+            await self._store.committer.submit(NODE_SHARD, [stored.add_invoice(record), *rows])
         except WriteRefused:
             raise CommandError("there is an invoice with this payment hash already") from None
         self._keep(Known(record))

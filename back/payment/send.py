@@ -23,6 +23,7 @@ __all__ = [
     "Order",
     "PaymentOnion",
     "choose_channel",
+    "hint_edges",
     "keysend_order",
     "local_channel",
     "name_of",
@@ -89,7 +90,7 @@ def order(
             payment_secret=invoice.payment_secret,
             min_final_cltv_expiry_delta=invoice.min_final_cltv_expiry_delta,
             payment_metadata=invoice.payment_metadata,
-            hints=tuple(_hints(invoice, payer)),
+            hints=tuple(hint_edges(invoice, payer)),
             takes_parts=invoice.features.supports(Feature.basic_mpp),
         ),
         payment_hash=invoice.payment_hash,
@@ -117,7 +118,7 @@ def keysend_order(payee: bytes, amount_msat: int, preimage: bytes, unix_s: float
     return Order(recipient, digest, amount_msat, int(unix_s) + KEYSEND_EXPIRY_S)
 
 
-def _hints(invoice: Invoice, payer: bytes) -> Iterable[Edge]:
+def hint_edges(invoice: Invoice, payer: bytes) -> Iterable[Edge]:
     """Return the edges of an invoice's route hints, but for those that lead through us."""
     for route in invoice.routes[:MAX_HINTED_ROUTES]:
         ends = [*(hint.node_id for hint in route[1:]), invoice.payee]

@@ -1,7 +1,7 @@
 """``make bench``: prints a table, and writes the figures to bench.json.
 
-``python -m tests.bench payments`` runs one part: raw, sessions, peers, payments, forwards or
-gossip.
+``python -m tests.bench payments`` runs one part: raw, sessions, peers, payments, forwards, paths
+or gossip.
 """
 
 import json
@@ -15,6 +15,7 @@ from rich.table import Table
 from tests.bench import parts
 from tests.bench.forwards import forwards
 from tests.bench.gossip import gossip
+from tests.bench.paths import paths
 from tests.bench.setting import ROOT
 
 RAW_LIMIT = {
@@ -23,6 +24,7 @@ RAW_LIMIT = {
     "direct_payments_per_s": "commits_per_s",
     "forwarded_payments_per_s": "commits_per_s",
     "gossip_signatures_per_s_per_core": "raw_signatures_per_s_per_core",
+    "pathfinding_p50_ms": "raw_edges_p50_ms",
 }
 """Beside which raw figure of the same run each stands."""
 GOALS = {
@@ -31,6 +33,7 @@ GOALS = {
     "direct_payments_per_s": "100, then 150",
     "front_kb_per_idle_peer": "40",
     "gossip_signatures_per_s_per_core": "70 % of raw",
+    "pathfinding_p50_ms": "150",
     "table_load_s": "5",
     "table_mb": "150",
     "back_cpu_share_of_ingest": "0.3",
@@ -50,6 +53,8 @@ async def run(wanted: list[str]) -> dict[str, float]:
         figures |= await parts.payments()
     if not wanted or "forwards" in wanted:
         figures |= await forwards()
+    if not wanted or "paths" in wanted:
+        figures |= await paths()
     if not wanted or "gossip" in wanted:
         figures |= await gossip()
     return {name: round(value, 3) for name, value in figures.items()}

@@ -1,0 +1,139 @@
+"""Routes over the API, with Eclair's names and formats."""
+
+from collections.abc import AsyncIterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+from support.api import PASSWORD, Api, Wallet, served
+from support.network import Network, Shape, generate
+
+from back.payment.route import Hop, Route, RouteRequest
+from shared.errors import CommandError
+from shared.gossip.table import Table
+from shared.gossip.view import channel_view
+from shared.units import ShortChannelId
+
+OWN = b"\x02" + bytes([7]) * 32
+
+
+class Paths:
+    """Answers with the routes that it is given, and notes what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[RouteRequest] = []
+        self.routes: tuple[Route, ...] = ()
+
+    async def find(self, request: RouteRequest) -> tuple[Route, ...]:
+        self.asked.append(request)
+        if not self.routes:
+            raise CommandError("route not found")
+        return self.routes
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    return generate(Shape(channels=12, nodes=6), newest=1_700_000_000)
+
+
+@pytest.fixture
+def paths() -> Paths:
+    return Paths()
+
+
+@pytest.fixture
+async def api(network: Network, paths: Paths) -> AsyncIterator[Api]:
+    table = Table()
+    for change in network.changes():
+        table.apply(change)
+    node: Any = SimpleNamespace(
+        settings=SimpleNamespace(api_password=SecretStr(PASSWORD)),
+        signer=SimpleNamespace(node_id=OWN),
+        graph=SimpleNamespace(is_ready=True, table=table),
+        paths=paths,
+        payments=SimpleNamespace(
+            sender=SimpleNamespace(exits=SimpleNamespace(local=lambda: ("ours",)))
+        ),
+    )
+    async with served(node, Wallet()) as api:
+        yield api
+
+
+def route(network: Network) -> tuple[Route, list[int]]:
+    """We to one end of a channel, and on to the other."""
+    raw = next(iter(network.channels.values()))
+    view = channel_view(raw)
+    scid = view.short_channel_id
+    hops = (
+        Hop(OWN, view.node_id_1, 42),
+        Hop(view.node_id_1, view.node_id_2, scid, 1_000, 10, 40),
+    )
+    return Route(5_000, hops), [42, scid]
+
+
+async def test_a_route_is_told_by_nodes_by_channels_and_in_full(
+    api: Api, paths: Paths, network: Network
+) -> None:
+    found, scids = route(network)
+    paths.routes = (found,)
+    target = found.hops[-1].next_node_id.hex()
+    asked = {"nodeId": target, "amountMsat": 5_000}
+    by_node = await api.call("findroutetonode", **asked)
+    nodes = [OWN.hex(), found.hops[1].node_id.hex(), target]
+    assert by_node == {"routes": [{"amount": 5_000, "nodeIds": nodes}]}
+    by_channel = await api.call("findroutetonode", **asked, routeFormat="shortChannelId")
+    names = [str(ShortChannelId.unpack(scid)) for scid in scids]
+    assert by_channel == {"routes": [{"amount": 5_000, "shortChannelIds": names}]}
+    full = await api.call("findroutetonode", **asked, routeFormat="full")
+    first, second = full["routes"][0]["hops"]
+    assert first["source"]["type"] == "hint"
+    assert second["source"]["type"] == "announcement"
+    assert second["source"]["channelUpdate"]["shortChannelId"] == names[1]
+    assert (second["nodeId"], second["nextNodeId"]) == (nodes[1], nodes[2])
+
+
+async def test_what_is_to_be_avoided_is_asked_for(api: Api, paths: Paths, network: Network) -> None:
+    found, scids = route(network)
+    paths.routes = (found,)
+    ends = channel_view(next(iter(network.channels.values())))[2:4]
+    await api.call(
+        "findroutetonode",
+        nodeId=found.hops[-1].next_node_id.hex(),
+        amountMsat=5_000,
+        ignoreNodeIds=ends[0].hex(),
+        ignoreShortChannelIds=str(ShortChannelId.unpack(scids[1])),
+        maxFeeMsat=77,
+        maxCltvExpiryDelta=500,
+    )
+    (asked,) = paths.asked
+    assert asked.ignored_nodes == {ends[0]}
+    assert asked.ignored_channels == {(scids[1], ends[0]), (scids[1], ends[1])}
+    assert (asked.max_fee_msat, asked.max_cltv_expiry_delta) == (77, 500)
+    assert (asked.source, asked.local) == (OWN, ("ours",))
+
+
+async def test_between_other_nodes_our_channels_are_as_the_network_sees_them(
+    api: Api, paths: Paths, network: Network
+) -> None:
+    found, _ = route(network)
+    paths.routes = (found,)
+    source = found.hops[1].node_id.hex()
+    await api.call(
+        "findroutebetweennodes",
+        sourceNodeId=source,
+        targetNodeId=found.hops[1].next_node_id.hex(),
+        amountMsat=1,
+    )
+    assert paths.asked[0].local is None
+    assert paths.asked[0].source.hex() == source
+
+
+async def test_what_cannot_be_found_says_so(api: Api) -> None:
+    target = (b"\x03" + bytes(32)).hex()
+    assert await api.refused("findroutetonode", nodeId=target, amountMsat=1) == "route not found"
+    own = await api.refused("findroutetonode", nodeId=OWN.hex(), amountMsat=1)
+    assert "same node" in own
+    assert "positive" in await api.refused("findroutetonode", nodeId=target, amountMsat=0)
+    wrong = await api.refused("findroutetonode", nodeId=target, amountMsat=1, routeFormat="short")
+    assert "routeFormat" in wrong
