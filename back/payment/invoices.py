@@ -280,8 +280,10 @@ class Invoices:
         return known
 
     async def find(self, payment_hash: bytes) -> Invoice | None:
-        """Return the invoice with this payment_hash."""
+        """Return the invoice with this payment_hash, as it durably is."""
         known = await self.known(payment_hash)
+        if known is not None and known.settling:
+            return await self._store.read(lambda c: stored.find_invoice(c, payment_hash))
         return None if known is None else known.invoice
 
     async def listed(
