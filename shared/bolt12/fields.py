@@ -6,7 +6,7 @@ encoded to the very bytes it came from, so that signatures over it hold.
 """
 
 from dataclasses import dataclass
-from typing import Annotated, TypeAlias
+from typing import Annotated, TypeAlias, TypeVar
 
 import coincurve
 from pydantic import AfterValidator, Field
@@ -14,7 +14,7 @@ from pydantic import AfterValidator, Field
 from shared.bolt12.merkle import SIGNATURES
 from shared.wire.codec import Fixed, Reader, Repeated, malformed
 from shared.wire.onion import BlindedPath, BlindedPayinfo
-from shared.wire.record import Nested, Record, TlvStream, encode_stream
+from shared.wire.record import Nested, Record, TlvStream, decode_stream, encode_stream
 from shared.wire.tlv import Tlv, read_records
 from shared.wire.types import TU32, TU64, U8, Blob, BlockHash, Sha256, Signature, Tail
 
@@ -27,11 +27,15 @@ __all__ = [
     "Offer",
     "OfferFields",
     "RequestFields",
+    "decode_fields",
     "fields_of",
     "records_of",
 ]
 
 BOLT = "BOLT 12"
+MAX_RECORDS = 256
+"""Of one stream; each costs hashes, and strangers send them."""
+StreamT = TypeVar("StreamT", bound=TlvStream)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +187,17 @@ class InvoiceError(TlvStream):
     erroneous_field: Annotated[TU64 | None, Tlv(1)] = None
     suggested_value: Annotated[Tail | None, Tlv(3)] = None
     error: Annotated[Text | None, Tlv(5)] = None
+
+
+def decode_fields(model: type[StreamT], data: bytes) -> StreamT:
+    """Parse a stream of BOLT 12.
+
+    Raises:
+        MalformedMessage: it is none, or has more records than anybody needs.
+    """
+    if sum(1 for _ in read_records(Reader(data))) > MAX_RECORDS:
+        raise malformed("too many records", bolt=BOLT)
+    return decode_stream(model, data)
 
 
 def records_of(stream: TlvStream) -> list[tuple[int, bytes]]:

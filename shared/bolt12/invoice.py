@@ -8,6 +8,7 @@ from shared.bolt12.fields import (
     InvoiceError,
     InvoiceRequest,
     OfferFields,
+    decode_fields,
     fields_of,
     records_of,
 )
@@ -18,7 +19,7 @@ from shared.bolt12.text import INVOICE_PREFIX, decode_text, encode_text
 from shared.chain import MAINNET
 from shared.features import Feature, FeatureSet
 from shared.wire.onion import BlindedPath, BlindedPayinfo
-from shared.wire.record import decode_stream, encode_stream
+from shared.wire.record import encode_stream
 from shared.wire.types import MAX_MONEY_MSAT
 
 __all__ = [
@@ -104,7 +105,7 @@ def decode_invoice(data: bytes) -> Invoice:
         MalformedMessage: it is no invoice.
         Refused: BOLT 12 wants it rejected.
     """
-    invoice = decode_stream(Invoice, data)
+    invoice = decode_fields(Invoice, data)
     check_invoice(invoice)
     return invoice
 

@@ -2,13 +2,13 @@
 
 import re
 
-from shared.bolt12.fields import Offer, OfferFields, RequestFields, records_of
+from shared.bolt12.fields import Offer, OfferFields, RequestFields, decode_fields, records_of
 from shared.bolt12.merkle import merkle_root
 from shared.bolt12.refusal import Refused
 from shared.bolt12.text import OFFER_PREFIX, decode_text, encode_text
 from shared.chain import MAINNET
 from shared.features import FeatureSet
-from shared.wire.record import decode_stream, encode_stream
+from shared.wire.record import encode_stream
 from shared.wire.types import MAX_MONEY_MSAT
 
 __all__ = [
@@ -43,7 +43,7 @@ def decode_offer(text: str) -> Offer:
     prefix, data = decode_text(text)
     if prefix != OFFER_PREFIX:
         raise Refused(f"begins with {prefix}, not with {OFFER_PREFIX}", bolt=BOLT)
-    offer = decode_stream(Offer, data)
+    offer = decode_fields(Offer, data)
     check_offer(offer)
     return offer
 

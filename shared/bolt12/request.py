@@ -8,6 +8,7 @@ from shared.bolt12.fields import (
     Offer,
     OfferFields,
     RequestFields,
+    decode_fields,
     fields_of,
     records_of,
 )
@@ -21,7 +22,6 @@ from shared.bolt12.offer import (
 )
 from shared.bolt12.refusal import Refused
 from shared.chain import MAINNET
-from shared.wire.record import decode_stream
 from shared.wire.types import MAX_MONEY_MSAT
 
 __all__ = [
@@ -98,7 +98,7 @@ def decode_request(data: bytes) -> InvoiceRequest:
         MalformedMessage: it is no request.
         Refused: BOLT 12 wants it rejected.
     """
-    request = decode_stream(InvoiceRequest, data)
+    request = decode_fields(InvoiceRequest, data)
     check_request(request)
     return request
 
