@@ -76,6 +76,12 @@ class Metrics:
         self.forwards = Counter(
             "squall_forwards", "HTLCs forwarded by outcome", ["outcome"], registry=registry
         )
+        self.limited = Counter(
+            "squall_forwards_limited",
+            "Times that a limit kept an HTLC out of a channel",
+            ["limit"],
+            registry=registry,
+        )
         self.onion_messages = Counter(
             "squall_onion_messages",
             "Onion messages, and what became of them",
@@ -131,6 +137,10 @@ class Metrics:
     def forward_ended(self, outcome: str) -> None:
         """Count an HTLC that came in for another: ``fulfilled``, ``failed`` or ``refused``."""
         self.forwards.labels(outcome).inc()
+
+    def forward_limited(self, limit: str) -> None:
+        """Count an HTLC that a limit kept out of a channel; names are in `back.relay.limits`."""
+        self.limited.labels(limit).inc()
 
     def onion_message(self, outcome: str) -> None:
         """Count an onion message: ``relayed``, ``delivered``, ``sent``, or why it was dropped."""

@@ -273,6 +273,7 @@ class Node:
         self.channels.on_news = self.gossip.changed
         self.onion_messages = onion_messages_of(self)
         self.relay.market.accepted = self.announcing.accepted
+        self.relay.market.limited = self.metrics.forward_limited
         self.paths = PathFinder(lambda: self.graph.table)
         self.graph.on_change, self.graph.on_table = self.paths.changed, self.paths.reload
         self.payments.sender.finder = self.paths

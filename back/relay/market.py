@@ -42,9 +42,11 @@ class NodeMarket:
 
     Attributes:
         accepted: gives the terms that an HTLC into a channel may meet now, the present ones first.
+        limited: called with the name of each limit that keeps an HTLC out of a channel.
     """
 
     accepted: "Callable[[Channel, float], Sequence[ChannelTerms]]"
+    limited: Callable[[str], None] = staticmethod(lambda _: None)
 
     def __init__(
         self,
@@ -86,9 +88,12 @@ class NodeMarket:
             room.value_msat,
         )
         limit = refusal(load, offer.amount_msat, self.pending.limits)
-        if limit:
-            log.info("forward_limited", limit=limit, peer=offer.in_node_id.hex())
-        return forward.TEMPORARY if limit else b""
+        if not limit:
+            return b""
+        # Counted, and no line for each: whoever jams us has more.
+        self.limited(limit)
+        log.debug("forward_limited", limit=limit, peer=offer.in_node_id.hex())
+        return forward.TEMPORARY
 
     def restored(self, forwards: "Sequence[OpenForward]") -> None:
         """Take up the load of forwards of a former process."""

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+import aiohttp
 import pytest
 import pytest_asyncio
 from support.bitcoind import bitcoind  # noqa: F401 - a fixture
@@ -50,6 +51,14 @@ class Scene:
         shown = await self.node.call("channel", channelId=channel_id)
         update: dict[str, Any] = shown["data"].get("channelUpdate", {})
         return update
+
+    async def limited(self, name: str) -> float:
+        """How often a limit kept an HTLC out, as the metrics say."""
+        url = f"http://127.0.0.1:{self.node.metrics_port}/metrics"
+        async with aiohttp.ClientSession() as http, http.get(url) as answer:
+            text = await answer.text()
+        line = f'squall_forwards_limited_total{{limit="{name}"}} '
+        return sum(float(each.removeprefix(line)) for each in text.splitlines() if line in each)
 
     async def announces(self, terms: ChannelTerms) -> None:
         """Wait until terms are announced."""
@@ -159,6 +168,7 @@ async def test_one_peer_has_only_so_many_forwards_pending(scene: Scene) -> None:
     await until(lambda: len(held) == 3, "three are held back")
     outcome = await scene.tries(terms)
     assert (outcome.name, outcome.hop) == ("temporary_channel_failure", 0)
+    assert await scene.limited("peer_pending") == 1
     scene.payee.decide = decide
     for htlc in held:
         event = decide(htlc)
