@@ -75,6 +75,7 @@ INIT_FEATURES = FeatureSet.of(
         Feature.basic_mpp,
         Feature.option_support_large_channel,
         Feature.option_anchors,
+        Feature.option_route_blinding,
         Feature.option_shutdown_anysegwit,
         Feature.option_onion_messages,
         Feature.option_channel_type,
