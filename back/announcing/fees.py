@@ -35,12 +35,12 @@ def resolved(default: RelayFees, *levels: SetFees | None) -> RelayFees:
         default: of the settings.
         levels: what was set, what counts most first; None: nothing.
     """
-    fees = next((level for level in levels if level is not None), None)
-    deltas = (level.cltv_expiry_delta for level in levels if level is not None)
-    delta = next((each for each in deltas if each is not None), default.cltv_expiry_delta)
-    if fees is None:
-        return default
-    return RelayFees(fees.fee_base_msat, fees.fee_proportional_millionths, delta)
+    base, proportional, delta = default
+    for level in reversed(levels):
+        if level is not None:
+            base, proportional = level.fee_base_msat, level.fee_proportional_millionths
+            delta = delta if level.cltv_expiry_delta is None else level.cltv_expiry_delta
+    return RelayFees(base, proportional, delta)
 
 
 class FeeBook:
