@@ -54,6 +54,8 @@ RETRY_S = 0.5
 """Between two tries to reach the database while it is away."""
 TICK_S = 0.5
 """Between two looks at what waits."""
+TURN = 500
+"""So many payments are looked at without letting the loop go on."""
 MAX_HELD = 10_000
 """HTLCs that wait for others, in all channels."""
 SETTLING_PHASES = (Phase.NORMAL, Phase.SHUTDOWN)
@@ -114,6 +116,9 @@ class Receiver:
         is_tip_safe: whether we know the chain well enough to judge by its height.
         clock: unix seconds.
         monotonic: seconds.
+
+    Attributes:
+        held: HTLCs that wait for others.
     """
 
     def __init__(
@@ -138,13 +143,9 @@ class Receiver:
         """By payment_hash."""
         self._held_in: Counter[int] = Counter()
         """HTLCs that wait, by the key index of their channel."""
+        self.held = 0
         self._watching: asyncio.Task[None] | None = None
         self._tasks = Tasks()
-
-    @property
-    def held(self) -> int:
-        """HTLCs that wait for others."""
-        return self._held_in.total()
 
     async def stop(self) -> None:
         """Decide on nothing more; what is undecided comes again at the next start."""
@@ -295,17 +296,25 @@ class Receiver:
             payment = _Payment(known, now, int(self._clock()))
         payment.set = now
         payment.asked[asked.key] = asked
-        self._held_in[asked.key_index] += 1
+        self._count(asked.key_index, 1)
         return payment
+
+    def _count(self, key_index: int, more: int) -> None:
+        self.held += more
+        self._held_in[key_index] += more
+        if not self._held_in[key_index]:
+            del self._held_in[key_index]
 
     async def _watch(self) -> None:
         while self._payments:
             await asyncio.sleep(TICK_S)
-            for payment in list(self._payments.values()):
-                self._prune(payment)
-            for payment in list(self._payments.values()):
-                if why := self._overdue(payment):
-                    self._give_up(payment, MPP_TIMEOUT, why)
+            for number, payment_hash in enumerate(list(self._payments)):
+                if number % TURN == TURN - 1:
+                    await asyncio.sleep(0)
+                if (payment := self._payments.get(payment_hash)) is not None:
+                    self._prune(payment)
+                    if payment.asked and (why := self._overdue(payment)):
+                        self._give_up(payment, MPP_TIMEOUT, why)
 
     def _overdue(self, payment: _Payment) -> str:
         least = self._height() + ACCEPTED_CLTV_EXPIRY_DELTA
@@ -319,7 +328,7 @@ class Receiver:
             return
         for key in lost:
             del payment.asked[key]
-            self._held_in[key[0]] -= 1
+            self._count(key[0], -1)
         left = multipart.without(payment.set, lost)
         if left is None:
             self._release(payment)
@@ -332,8 +341,7 @@ class Receiver:
             return
         payment.known.is_held = False
         for key_index, _ in payment.asked:
-            self._held_in[key_index] -= 1
-        self._held_in += Counter()  # forgets channels with none
+            self._count(key_index, -1)
 
     def _give_up(self, payment: _Payment, failure: bytes | None, why: str = "") -> None:
         """Fail all of it; None: with what tells nothing."""

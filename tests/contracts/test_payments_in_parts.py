@@ -296,7 +296,7 @@ async def test_what_waits_leaves_half_of_a_channel_to_others(tmp_path: Path) -> 
     async with line_of_nodes(tmp_path, 2, 2) as line:
         payee = line.nodes[1]
         slots = payee.channel(line.nodes[0]).parameters.local.max_accepted_htlcs
-        payee.payments.receiver._held_in[0] = slots // 2
+        payee.payments.receiver._count(0, slots // 2)
         parts = Parts(line, await payee.invoice(TOTAL))
         assert await failure(line, parts.send(0, 4_000_000)) == "temporary_node_failure"
         # What completes a payment waits for nothing, and other channels have room.
