@@ -1,5 +1,6 @@
 """What we asked for and got, as JSON with Eclair's names."""
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from back.api.forms import read_invoice
@@ -8,7 +9,7 @@ from back.payment.invoices import INVOICE_FEATURES
 from back.payment.kind import InvoiceKind
 from back.payment.receive import MIN_FINAL_CLTV_EXPIRY_DELTA
 from back.storage.invoices import InvoiceState
-from shared import bolt11
+from shared import bolt11, bolt12
 from shared.features import FeatureSet
 
 if TYPE_CHECKING:
@@ -49,17 +50,31 @@ def asked_json(node: "ApiNode", stored: "Invoice") -> Json:
 
 
 def _bolt12_json(node: "ApiNode", stored: "Invoice") -> Json:
+    """A BOLT 12 invoice; what only its string says is left empty where that was not kept."""
+    invoice = _read_bolt12(stored.bolt11) if stored.bolt11 else bolt12.Invoice()
+    paths = invoice.invoice_paths or []
     return {
         "amount": stored.amount_msat,
-        "nodeId": node.signer.node_id.hex(),
+        "nodeId": (invoice.invoice_node_id or node.signer.node_id).hex(),
         "paymentHash": stored.payment_hash.hex(),
         "description": stored.description,
-        "features": features_json(FeatureSet()),
-        "blindedPaths": [],
+        "features": features_json(FeatureSet.from_bytes(invoice.invoice_features or b"")),
+        "blindedPaths": [
+            {
+                "introductionNodeId": path.first_node_id.hex(),
+                "blindedNodeIds": [hop.blinded_node_id.hex() for hop in path.path],
+            }
+            for path in paths
+        ],
         "createdAt": stored.created_at,
         "expiresAt": stored.created_at + stored.expiry_s,
         "serialized": stored.bolt11,
     }
+
+
+@lru_cache(maxsize=64)
+def _read_bolt12(text: str) -> bolt12.Invoice:
+    return bolt12.decode_invoice_text(text)
 
 
 def received_json(node: "ApiNode", stored: "Invoice", unix_s: int) -> Json:

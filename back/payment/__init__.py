@@ -3,7 +3,8 @@
 Decisions are pure; the services around them only look up, commit and post.
 
 * :mod:`.balances` ·: what a channel can send and receive now.
-* :mod:`.receive` ·: what to do with an HTLC that ends here.
+* :mod:`.receive` ·, :mod:`.multipart` ·: what to do with an HTLC that ends here, and with several
+  that pay together; :mod:`.kind` ·: by what a payment proves itself.
 * :mod:`.send` ·: may an invoice be paid, by which channel, with which onion, and what a failure
   means.
 * :mod:`.hints` ·: route hints for private channels.

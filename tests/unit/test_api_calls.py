@@ -11,6 +11,7 @@ from uuid import UUID
 
 import aiohttp
 import pytest
+from support import offers
 from support.api import Api, api_of
 from support.payment_nodes import FULFIL_OR_FAIL, Pair, pair_of_nodes
 from support.waiting import until
@@ -21,6 +22,7 @@ from back.channel.events import Close
 from back.channel.model import Phase
 from back.payment.invoices import BlindedInvoice
 from shared import bolt11
+from shared.bolt12 import encode_invoice
 from shared.errors import BackendError, CommandError
 
 NOBODY = "02" + "ab" * 32
@@ -468,7 +470,7 @@ async def test_what_came_without_an_invoice_is_told_like_the_rest(rig: Rig) -> N
     preimage = "33" * 32
     payment_hash = sha256(bytes.fromhex(preimage)).hexdigest()
     bob = rig.pair.bob
-    blinded = BlindedInvoice(bytes.fromhex(preimage), b"path", 5_000, "tea", 1_000, 60, "lni1")
+    blinded = BlindedInvoice(bytes.fromhex(preimage), b"path", 5_000, "tea", 1_000, 60)
     await bob.payments.invoices.create_blinded(blinded)
     shown = await rig.bob.call("getreceivedinfo", paymentHash=payment_hash)
     assert (shown["paymentType"], shown["status"]) == ("Blinded", {"type": "expired"})
@@ -481,7 +483,7 @@ async def test_what_came_without_an_invoice_is_told_like_the_rest(rig: Rig) -> N
         "blindedPaths": [],
         "createdAt": 1_000,
         "expiresAt": 1_060,
-        "serialized": "lni1",
+        "serialized": "",
     }
     assert await rig.bob.call("listinvoices", **{"from": 0}) == []
     assert await rig.bob.call("listpendinginvoices", **{"from": 0}) == []
@@ -492,6 +494,22 @@ async def test_what_came_without_an_invoice_is_told_like_the_rest(rig: Rig) -> N
     assert received["status"]["amount"] == received["invoice"]["amount"] == 7_000_000
     assert received["invoice"]["nodeId"] == bob.node_id.hex()
     assert received["invoice"]["serialized"] == ""
+
+
+async def test_a_blinded_invoice_is_shown_with_its_paths(rig: Rig) -> None:
+    made = offers.signed_invoice(offers.request(offers.offer()))
+    blinded = BlindedInvoice(b"\x44" * 32, b"path", 5_000, "", 1_000, 60, encode_invoice(made))
+    payment_hash = (await rig.pair.bob.payments.invoices.create_blinded(blinded)).payment_hash
+    shown = await rig.bob.call("getinvoice", paymentHash=payment_hash.hex())
+    assert made.invoice_node_id is not None
+    assert shown["nodeId"] == made.invoice_node_id.hex()
+    assert shown["serialized"].startswith("lni1")
+    [path] = shown["blindedPaths"]
+    [real] = made.invoice_paths or []
+    assert path == {
+        "introductionNodeId": real.first_node_id.hex(),
+        "blindedNodeIds": [hop.blinded_node_id.hex() for hop in real.path],
+    }
 
 
 async def test_what_was_received_is_told(rig: Rig) -> None:
