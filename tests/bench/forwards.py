@@ -10,6 +10,7 @@ import random
 import sys
 import time
 from contextlib import AsyncExitStack
+from itertools import chain
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -23,7 +24,7 @@ from tests.bench.setting import cpu_s, metric, nodes
 Figures = dict[str, float]
 
 PAIRS, AT_ONCE = 4, 25
-"""Pairs of payer and payee, and forwards of each that are under way at a time."""
+"""Pairs of peers that pay each other, and forwards of each pair that are under way at a time."""
 SECONDS = float(os.environ.get("FORWARD_SECONDS", "20"))
 WARM_UP_S = 3.0
 FUNDING_SAT = 10_000_000
@@ -34,7 +35,7 @@ LARGE_MSAT = 3_000_000, 10_000_000
 
 
 class Load:
-    """Keeps so many forwards under way between two peers.
+    """Keeps so many forwards under way between two peers, now in this direction, now in that.
 
     Attributes:
         paid, failed: forwards that ended so.
@@ -42,15 +43,16 @@ class Load:
     """
 
     def __init__(
-        self, payer: End, payee: End, height: int, amounts: tuple[int, int], chance: random.Random
+        self, ends: tuple[End, End], height: int, amounts: tuple[int, int], chance: random.Random
     ) -> None:
-        self.payer, self.payee, self.height, self.amounts = payer, payee, height, amounts
+        self.ends, self.height, self.amounts = ends, height, amounts
         self.chance = chance
         self.paid = self.failed = 0
         self.seconds: list[float] = []
         self.is_over = False
         self._began: dict[str, float] = {}
-        payer.on_outcome = self._ended
+        for end in ends:
+            end.on_outcome = self._ended
 
     def begin(self) -> None:
         """Offer the first ones."""
@@ -58,8 +60,8 @@ class Load:
             self._next()
 
     def _next(self) -> None:
-        amount_msat = self.chance.randint(*self.amounts)
-        sent = self.payer.send(self.payee, amount_msat, height=self.height)
+        payer, payee = self.ends[:: self.chance.choice((1, -1))]
+        sent = payer.send(payee, self.chance.randint(*self.amounts), height=self.height)
         self._began[sent.origin] = time.perf_counter()
 
     def _ended(self, sent: Sent, outcome: Outcome) -> None:
@@ -69,8 +71,11 @@ class Load:
             self.seconds.append(time.perf_counter() - began)
         else:
             self.failed += 1
-        self.payer.forget(sent)
-        self.payee.received.clear()
+        if outcome.refused:
+            raise RuntimeError(f"the load has run dry: {outcome.refused}")
+        for end in self.ends:
+            end.received.clear()
+            end.forget(sent)
         if not self.is_over:
             self._next()
 
@@ -79,11 +84,11 @@ async def forwards() -> Figures:
     """Measure with HTLCs that have no output of their own, and with such that have."""
     figures: Figures = {}
     depth = {"SQUALL_BACK_MINIMUM_DEPTH": "1"}
-    async with nodes("middle", **depth) as (chain, (middle,)), AsyncExitStack() as stack:
-        pairs = [await _pair(stack, chain, middle, number) for number in range(PAIRS)]
-        told = await measured(middle, pairs, await chain.height(), SMALL_MSAT)
+    async with nodes("middle", **depth) as (bitcoind, (middle,)), AsyncExitStack() as stack:
+        pairs = [await _pair(stack, bitcoind, middle, number) for number in range(PAIRS)]
+        told = await measured(middle, pairs, await bitcoind.height(), SMALL_MSAT)
         figures |= {f"forward{name}": value for name, value in told.items()}
-        told = await measured(middle, pairs, await chain.height(), LARGE_MSAT)
+        told = await measured(middle, pairs, await bitcoind.height(), LARGE_MSAT)
         figures["forwarded_large_payments_per_s"] = told["ed_payments_per_s"]
         figures["forward_large_back_cpu_ms"] = told["_back_cpu_ms"]
     return figures
@@ -94,7 +99,7 @@ async def measured(
 ) -> Figures:
     """Forward for a while; return what it cost."""
     chance = random.Random(1)  # noqa: S311 - amounts
-    loads = [Load(payer, payee, height, amounts, chance) for payer, payee in pairs]
+    loads = [Load(pair, height, amounts, chance) for pair in pairs]
     assert middle.back is not None
     back, front = middle.back.pid, next(iter(middle.fronts.values())).child.pid
     for load in loads:
@@ -118,10 +123,12 @@ async def measured(
     seconds = sorted(second for load in loads for second in load.seconds)
     for load in loads:
         load.is_over = True
-    for payer, payee in pairs:
-        await payer.all_ended()
-        await payee.all_ended()
-        assert await payee.balance_at_squall() == payee.core.channel.remote_msat
+    ends = list(chain.from_iterable(pairs))
+    for end in ends:
+        end.check()
+    for end in ends:
+        await end.all_ended()
+        assert await end.balance_at_squall() == end.core.channel.remote_msat
     return {
         "ed_payments_per_s": count / took,
         "ed_payments_failed": now_failed - failed,
@@ -142,16 +149,15 @@ def _sum(loads: list[Load]) -> tuple[int, int]:
 
 
 async def _pair(
-    stack: AsyncExitStack, chain: regtest.Regtest, middle: Cluster, number: int
+    stack: AsyncExitStack, bitcoind: regtest.Regtest, middle: Cluster, number: int
 ) -> tuple[End, End]:
-    """Connect a payer and a payee, each with a channel to the node."""
+    """Connect two peers, each with a channel to the node."""
     ends = []
-    for name in ("payer", "payee"):
-        end = End(middle, chain, f"{name}-{number}")
+    for name in ("west", "east"):
+        end = End(middle, bitcoind, f"{name}-{number}")
         await end.connect()
-        # The payers have nearly all of their channels, the node of the payees'.
-        share = 50 if name == "payer" else 950
-        await end.open_channel(funding_satoshis=FUNDING_SAT, push_msat=FUNDING_SAT * share)
+        # Half of each channel is the node's.
+        await end.open_channel(funding_satoshis=FUNDING_SAT, push_msat=FUNDING_SAT * 500)
         end.core.effects.clear()
         end.heard.clear()
         end.begin()

@@ -309,7 +309,8 @@ class End(HostilePeer):
 
     def forget(self, sent: Sent) -> None:
         """Forget an HTLC that has ended: a load offers them without end."""
-        del self._sent[sent.origin], self.outcomes[sent.origin]
+        self._sent.pop(sent.origin, None)
+        self.outcomes.pop(sent.origin, None)
 
     # --- paying -----------------------------------------------------------------------------------
 
