@@ -16,26 +16,26 @@ from typing import TYPE_CHECKING
 import structlog
 
 from back.api.server import ApiServer
+from back.assembly import StoredBlocks, assemble, chain_settings
 from back.chain.bitcoind import ChainSettings
-from back.chain.events import BlockConnected, BlockDisconnected, BlockRef, ChainEvent
+from back.chain.events import BlockConnected, BlockDisconnected, ChainEvent
 from back.chain.service import BitcoindChain
 from back.channels import Channels
 from back.events.service import Events
+from back.features import INIT_FEATURES
 from back.fronts import Fronts
 from back.gossip import Gossip
 from back.graph.paths.service import PathFinder
 from back.handshakes import HandshakeService
-from back.htlcs import Htlcs
 from back.metrics import Metrics
 from back.onion_messages.service import OnionMessages
-from back.onion_messages.wiring import onion_messages_of
 from back.payment.service import Payments
 from back.peer import Peers
 from back.relay.service import Relay
 from back.settings import BackSettings
 from back.signer.seed import load_or_create_seed
 from back.signer.signer import Signer
-from back.storage import blocks, peers as stored_peers
+from back.storage import peers as stored_peers
 from back.storage.store import NODE_SHARD, Store
 from back.switchboard import Identity, Switchboard
 from shared.chain import MAINNET
@@ -43,14 +43,11 @@ from shared.errors import BackendError, CommandError, FabricUnavailable, LeaseLo
 from shared.fabric import subjects
 from shared.fabric.client import FabricClient
 from shared.fabric.requests import Alive, Load
-from shared.features import Feature, FeatureSet
 from shared.metrics import MetricsServer
 from shared.settings import host_port
 from shared.tasks import Tasks
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from back.announcing.service import Announcing
     from back.graph.service import GraphService
     from back.peer import Peer
@@ -59,37 +56,9 @@ if TYPE_CHECKING:
     from shared.fabric.envelope import Connected, Reason
     from shared.wire import FundingCreated, Message, OpenChannel
 
-__all__ = ["INIT_FEATURES", "Node"]
+__all__ = ["Node"]
 
 log = structlog.get_logger()
-
-INIT_FEATURES = FeatureSet.of(
-    optional=(
-        Feature.option_data_loss_protect,
-        Feature.option_upfront_shutdown_script,
-        Feature.gossip_queries,
-        Feature.var_onion_optin,
-        Feature.gossip_queries_ex,
-        Feature.option_static_remotekey,
-        Feature.payment_secret,
-        Feature.basic_mpp,
-        Feature.option_support_large_channel,
-        Feature.option_anchors,
-        Feature.option_route_blinding,
-        Feature.option_shutdown_anysegwit,
-        Feature.option_onion_messages,
-        Feature.option_channel_type,
-        Feature.option_scid_alias,
-    )
-)
-"""What our `init` offers: each bit has its behaviour (BOLT 9)."""
-
-
-def node_features(settings: BackSettings) -> FeatureSet:
-    """Return what our `node_announcement` says: more than `init`, which is for peers."""
-    more = (Feature.keysend,) if settings.keysend else ()
-    return INIT_FEATURES.union(FeatureSet.of(optional=more))
-
 
 WATCH_EVERY_S = 0.5
 TIP_PATIENCE_S = 1800.0
@@ -108,25 +77,6 @@ STOPPED = (
 """Parts in the order in which they stop."""
 ADMIT_PATIENCE_S = 3.0
 """How long a peer waits for the commit that lets it in; its front asks again."""
-
-
-@dataclass(slots=True)
-class StoredBlocks:
-    """Where the chain keeps the last processed blocks: see `back.chain.interface.BlockStore`."""
-
-    store: Store
-
-    async def load_blocks(self) -> list[BlockRef]:
-        """Return them, oldest first; none in a new database."""
-        known = await self.store.read(blocks.last_blocks)
-        return [BlockRef(block.height, block.block_hash) for block in reversed(known)]
-
-    async def store_blocks(self, fork_height: int, connected: "Sequence[BlockRef]") -> None:
-        """Forget blocks above ``fork_height``, then add ``connected``."""
-        writes = blocks.disconnected(fork_height + 1)
-        for block in connected:
-            writes += blocks.connected(blocks.Block(block.height, block.hash))
-        await self.store.committer.submit(NODE_SHARD, writes)
 
 
 @dataclass(slots=True)
@@ -205,7 +155,7 @@ class Node:
         self.store.on_lost(self._shards_lost)
         self.store.on_report(self.metrics.committed)
         self.handshakes.is_active = True
-        chain = self._chain_settings()
+        chain = chain_settings(settings)
         self.chain = BitcoindChain(chain, settings.network, StoredBlocks(self.store))
         await self._start_channels(chain)
         await self._start_sessions()
@@ -222,19 +172,6 @@ class Node:
             self._metrics_server = MetricsServer(self._metrics_text)
             await self._metrics_server.start(*host_port(self.settings.metrics_listen))
 
-    def _chain_settings(self) -> ChainSettings:
-        settings = self.settings
-        return ChainSettings(
-            rpc_url=settings.bitcoind_url,
-            cookie_file=settings.bitcoind_cookie_file,
-            user=settings.bitcoind_user,
-            password=settings.bitcoind_password.get_secret_value(),
-            wallet=settings.bitcoind_wallet,
-            zmq_block=settings.bitcoind_zmq_block,
-            zmq_tx=settings.bitcoind_zmq_tx,
-            poll_interval_s=settings.bitcoind_poll_s,
-        )
-
     async def _start_channels(self, chain: ChainSettings) -> None:
         self.channels = Channels(
             self.signer,
@@ -244,42 +181,8 @@ class Node:
             self.peers,
             self.settings.policy(),
         )
-        self.payments = Payments(
-            self.store,
-            self.signer,
-            self.channels,
-            self.settings.network,
-            self.settings.receiving(),
-            self._is_tip_safe,
-        )
-        self.relay = Relay(
-            self.store,
-            self.channels,
-            self.metrics.forward_ended,
-            self._is_tip_safe,
-            fabric=self.fabric,
-            limits=self.settings.forward_limits(),
-        )
-        parts = self.payments.receiver, self.payments.sender, self.relay
-        self.channels.payments = Htlcs(self.signer, *parts)
-        self.payments.on_outcome = self.metrics.payment_ended
-        self.gossip = Gossip(
-            self.settings,
-            chain,
-            self.store,
-            self.signer,
-            self.channels.runners,
-            node_features(self.settings),
-        )
-        self.channels.on_news = self.gossip.changed
-        self.onion_messages = onion_messages_of(self)
-        self.relay.market.accepted = self.announcing.accepted
-        self.relay.market.limited = self.metrics.forward_limited
-        self.paths = PathFinder(lambda: self.graph.table)
-        self.graph.on_change, self.graph.on_table = self.paths.changed, self.paths.reload
-        self.payments.sender.finder = self.paths
+        assemble(self, chain)
         await self.paths.start()
-        self.events = Events(self.settings, self.store, self.gossip.bulk)
         self.chain.listen(self._chain_told)
         self.chain.listen_feerates(
             lambda feerates: self.channels.feerate_changed(feerates.commitment_per_kw)
@@ -382,7 +285,7 @@ class Node:
             case _:
                 pass
 
-    def _is_tip_safe(self) -> bool:
+    def is_tip_safe(self) -> bool:
         """Whether the chain was followed lately enough to promise anything by its height."""
         now = time.monotonic()
         if self.chain.is_synced:
@@ -439,7 +342,7 @@ class Node:
             now = time.monotonic()
             stalled_s, before = now - before - WATCH_EVERY_S, now
             self._measure(now)
-            self._is_tip_safe()
+            self.is_tip_safe()
             self.channels.end_sessions_that_wait(now)
             self._watch_fronts(now, stalled_s)
 
