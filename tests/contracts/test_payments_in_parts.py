@@ -1,5 +1,6 @@
 """HTLCs that pay together, by keysend and by blinded paths, over real channels and stores."""
 
+import asyncio
 import hashlib
 import json
 from collections.abc import AsyncIterator
@@ -15,9 +16,9 @@ from support.waiting import until
 from back.channel.effects import HtlcFailed, HtlcFulfilled
 from back.channel.events import FulfillHtlc, OfferHtlc
 from back.channel.model import Failed, Malformed
-from back.payment import multipart
+from back.payment import invoices as invoices_at_hand, multipart
 from back.payment.decision import Decision, Fulfil
-from back.payment.invoices import BlindedInvoice
+from back.payment.invoices import BlindedInvoice, Invoices
 from back.payment.kind import InvoiceKind
 from back.payment.receive import ReceivePolicy
 from back.payment.receiver import Receiver
@@ -322,6 +323,58 @@ async def test_an_invoice_is_deleted_only_while_nothing_pays_it(line: Line) -> N
     assert await failure(line, unpaid.send(0, TOTAL)) == DETAILS
     with pytest.raises(CommandError, match="no such"):
         await invoices.delete(unpaid.payment_hash)
+
+
+async def test_nothing_is_taken_while_the_chain_is_not_known(line: Line) -> None:
+    """Our height says when an HTLC ends: an old one would promise too much."""
+    payee = line.nodes[1]
+    parts = Parts(line, await payee.invoice(TOTAL))
+    payee.payments.receiver._is_tip_safe = lambda: False
+    assert await failure(line, parts.send(0, TOTAL)) == "temporary_node_failure"
+    payee.payments.receiver._is_tip_safe = lambda: True
+    await fulfilled(line, parts.send(0, TOTAL))
+
+
+async def test_an_invoice_that_parts_wait_for_stays_at_hand(
+    line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two objects for one invoice could both say that it is unpaid."""
+    payee = line.nodes[1]
+    monkeypatch.setattr(invoices_at_hand, "KEPT", 1)
+    parts = Parts(line, await payee.invoice(TOTAL))
+    first = parts.send(0, 4_000_000)
+    await held(payee, 1)
+    known = payee.payments.invoices.at_hand(parts.payment_hash)
+    for _ in range(3):
+        await payee.invoice(TOTAL)
+    assert payee.payments.invoices.at_hand(parts.payment_hash) is known
+    await fulfilled(line, first, parts.send(1, 5_000_000))
+
+
+async def test_nobody_is_told_of_a_payment_before_it_is_durable(
+    line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    payee = line.nodes[1]
+    invoices = payee.payments.invoices
+    parts = Parts(line, await payee.invoice(TOTAL))
+    waiting = asyncio.Event()
+    commit = Invoices.commit
+
+    async def late(self: Invoices, *what: Any) -> None:
+        await waiting.wait()
+        await commit(self, *what)
+
+    monkeypatch.setattr(Invoices, "commit", late)
+    sent = [parts.send(0, 5_000_000), parts.send(1, 4_000_000)]
+    known = invoices.at_hand(parts.payment_hash)
+    assert known is not None
+    await until(lambda: known.settling, "it is decided")
+    shown = await invoices.find(parts.payment_hash)
+    assert shown is not None
+    assert shown.state is InvoiceState.UNPAID
+    assert all(each.outcome(line.nodes[0]) is None for each in sent)
+    waiting.set()
+    await fulfilled(line, *sent)
 
 
 # --- keysend --------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import Connection
 from support.databases import NODE_ID, take_over
 
+from back.payment.kind import InvoiceKind
 from back.storage import blocks, invoices, outbox, payments, peers, published
 from back.storage.blocks import Block
 from back.storage.database import Database
@@ -104,6 +105,14 @@ def test_invoices_are_listed_by_time_state_and_page(records: Records) -> None:
         "expired",
         "unpaid",
     ]
+
+
+def test_payments_of_each_kind_are_told_apart(records: Records) -> None:
+    kinds = list(InvoiceKind)
+    made = [invoice(2 * n, kind=kind) for n, kind in enumerate(kinds, start=1)]
+    records.write(*(invoices.add_invoice(each) for each in made))
+    for kind, each in zip(kinds, made, strict=True):
+        assert records.read(invoices.list_invoices, kind=kind) == [each]
 
 
 def test_what_paid_an_invoice_is_kept_once(records: Records) -> None:
