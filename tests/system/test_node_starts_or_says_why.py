@@ -266,10 +266,15 @@ async def test_with_bitcoind_away_channels_are_served_and_nothing_is_opened(
         await node.back.stop()
         await alone.stop()
         peer.known_height = height
-        # It starts, and the channel works as if nothing were amiss.
+        # It starts, and the channel is there; but nobody knows how high the chain is by now, so
+        # what comes in is sent back: its preimage might be given away too late.
         await node.start_back()
         await peer.reestablish()
-        await peer.works()
+        refused = await peer.offer(10_000)
+        await peer.say(*peer.do(refused))
+        await peer.quiet()
+        assert refused.origin in peer.core.failed_origins
+        await peer.earn(20_000)
         other = HostilePeer(node, alone, "other")
         other.known_height = height
         await other.connect()
