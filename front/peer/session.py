@@ -81,6 +81,7 @@ class Peer(AuthenticatedHandler):
         "_stream",
         "_theirs",
         "_timer",
+        "_timer_at",
         "_updates",
         "_warnings",
         "_written",
@@ -112,7 +113,8 @@ class Peer(AuthenticatedHandler):
         self._delivered = self._written = self._resent = 0
         self._updates = Budget(UPDATES_PER_S, UPDATE_BURST)
         self._warnings = Budget(WARNINGS_PER_S, WARNING_BURST)
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
+        self._timer_at = 0.0
         self._knock = Knock(bridge, self)
         self._link: PeerLink | None = None
         self._log = structlog.get_logger().bind(
@@ -455,8 +457,10 @@ class Peer(AuthenticatedHandler):
         deadline = self._deadline()
         if deadline is None:
             self._cancel_timer()
-        elif self._timer is None or self._timer.when() > deadline:
+        elif self._timer is None or self._timer_at > deadline:
             self._cancel_timer()
+            # Noted by ourselves: for a deadline that is now, uvloop gives a handle without one.
+            self._timer_at = deadline
             self._timer = asyncio.get_running_loop().call_at(deadline, self._due)
 
     def _cancel_timer(self) -> None:

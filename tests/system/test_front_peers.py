@@ -104,6 +104,27 @@ async def test_keeps_the_order_of_many_messages_in_both_directions():
             assert [await peer.expect(UpdateFee) for _ in sent] == sent
 
 
+async def test_a_deadline_that_is_now_ends_no_connection(monkeypatch):
+    """uvloop answers it with a handle that cannot tell when it is due."""
+    loop = asyncio.get_running_loop()
+    call_at, soon = loop.call_at, []
+
+    def as_uvloop_does(when, callback, *args, **options):
+        if getattr(callback, "__name__", "") == "_due" and when < loop.time() + 0.06:
+            soon.append(when)
+            return loop.call_soon(callback, *args, **options)
+        return call_at(when, callback, *args, **options)
+
+    monkeypatch.setattr(loop, "call_at", as_uvloop_does)
+    async with cluster() as c, c.connected() as (peer, session):
+        for number in range(253, 303):
+            session.send(fee(number), channel=CHANNEL)
+            assert await peer.expect(UpdateFee) == fee(number)
+            await peer.send(fee(number))
+            assert await session.next() == fee(number)
+    assert soon
+
+
 async def test_a_full_window_stops_the_socket_and_not_the_peer():
     async with cluster() as c, c.connected() as (peer, session):
         blobs = [PeerStorage(blob=bytes([n]) * 65531) for n in range(40)]
