@@ -113,9 +113,13 @@ class Channels:
     # --- start ---------------------------------------------------------------------------------
 
     async def restore(self) -> None:
-        """Load every channel that is not over and let it say what must be done again."""
-        for channel in await self.store.load_channels():
-            runner = self._adopt(replace(channel, policy=self.policy))
+        """Load every channel that is not over and let it say what must be done again.
+
+        All are there before the first one speaks: an HTLC of one may have to go out on another.
+        """
+        channels = await self.store.load_channels()
+        runners = [self._adopt(replace(channel, policy=self.policy)) for channel in channels]
+        for runner in runners:
             # A start takes back what a disconnection would: uncommitted updates, unfunded channels.
             runner.post(Disconnected())
             for effect in machine.resume(runner.channel):

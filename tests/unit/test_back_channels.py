@@ -15,7 +15,7 @@ from support.waiting import until
 from back.channel import machine
 from back.channel.effects import Alarm, ChannelIdAssigned, Request
 from back.channel.events import AbandonOpening, BlockConnected, ForceClose, FundingConfirmed
-from back.channel.model import Channel, Phase
+from back.channel.model import Channel, Htlc, HtlcState, Phase
 from back.channels import COMMIT_PATIENCE_S, Channels
 from back.peer import Peers
 from back.runner import ChannelRunner
@@ -122,6 +122,23 @@ async def test_a_watch_is_set_once_and_ends_with_its_channel() -> None:
         assert len(r.chain.unwatched) == 2
         assert not r.channels._watches
         assert not r.channels.peers.known
+
+
+async def test_all_channels_are_there_before_the_first_one_tells_of_its_htlcs() -> None:
+    """A forward would find no way into a channel that is read a moment later."""
+    async with rig() as r:
+        htlc = Htlc(False, 0, 1_000_000, bytes(32), 500, HtlcState.RCVD_ADD_ACK_REVOCATION)
+        channel = opened()[1].with_htlcs(htlc)
+        for number in range(3):
+            parameters = replace(channel.parameters, key_index=number)
+            again = replace(channel, channel_id=bytes([number]) * 32, parameters=parameters)
+            r.stored.append(again)
+        seen: list[int] = []
+        r.channels.payments = SimpleNamespace(  # type: ignore[assignment]
+            perform=lambda *_: seen.append(len(r.channels.runners)), writes=lambda *_: []
+        )
+        await r.channels.restore()
+        assert seen == [3, 3, 3]
 
 
 async def test_an_alarm_is_loud_and_counted() -> None:
