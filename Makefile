@@ -27,8 +27,9 @@ lint: install  ## ruff, mypy --strict, import-linter
 bench: install  ## print the figures of tests/bench and write bench.json
 	$(BIN)/python -m tests.bench
 
-soak: install  ## payments under random kills; MINUTES=5
+soak: install  ## payments under random kills, direct and relayed; MINUTES=5 each
 	$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),5)
+	$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),5) --relay
 
 docs: install  ## write the generated pages again
 	$(BIN)/python -m shared.wire.reference docs/messages.md

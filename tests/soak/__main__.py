@@ -4,6 +4,8 @@ Two nodes, several channels, payments both ways; every few seconds a front, a ba
 either node dies by kill -9 (or freezes for a moment) and comes back. At the end every payment must
 be sent or failed on both sides alike, nothing may be pending, and both sides must agree on every
 balance to the millisatoshi. The seed is printed: the same one kills in the same order.
+
+With ``--relay`` a third node stands between the two, which earns the fees: they must add up too.
 """
 
 import argparse
@@ -13,8 +15,10 @@ import signal
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +33,13 @@ PAUSE_S = (2.0, 6.0)
 
 
 class Soak:
-    """The two nodes, the payers and the killer."""
+    """The nodes in a line, payers at both ends, and the killer."""
 
-    def __init__(self, alice: Cluster, bob: Cluster, chance: random.Random) -> None:
-        self.nodes = (alice, bob)
+    def __init__(self, nodes: Sequence[Cluster], chance: random.Random) -> None:
+        self.line = tuple(nodes)
+        self.nodes = (nodes[0], nodes[-1])
         self.chance = chance
+        self.earned_from_msat = 0
         self.hashes: list[tuple[Cluster, Cluster, str]] = []
         self.tally: Counter[str] = Counter()
         self.is_over = False
@@ -66,7 +72,7 @@ class Soak:
         """Kill something and bring it back."""
         while not self.is_over:
             await asyncio.sleep(self.chance.uniform(*PAUSE_S))
-            node = self.chance.choice(self.nodes)
+            node = self.chance.choice(self.line)
             what = self.chance.choice(["front", "front", "back", "broker", "freeze back"])
             self.tally[f"killed {what}"] += 1
             print(f"{node.name}: {what}", flush=True)
@@ -94,25 +100,53 @@ class Soak:
 
     async def settle(self) -> None:
         """Wait until nothing is pending, then compare both sides."""
-        for node in self.nodes:
+        for node in self.line:
             await until(f"channels of {node.name}", partial(_all_normal, node), 90)
+        fees_msat = 0
         for payer, payee, payment_hash in self.hashes:
             state = await until("a payment's end", partial(_state, payer, payment_hash), 90)
             got = await payee.call("getreceivedinfo", paymentHash=payment_hash)
             assert (state == "sent") == (got["status"]["type"] == "received"), payment_hash
             self.tally[f"finally {state}"] += 1
-        await until("equal balances", self._balances_agree, 60)
+            if state == "sent":
+                fees_msat += await _fees_msat(payer, payment_hash)
+        for one, other in pairwise(self.line):
+            await until("equal balances", partial(_balances_agree, one, other), 60)
+        if len(self.line) > 2:
+            middle = self.line[1]
+            earned = await balance_msat(middle) - self.earned_from_msat
+            relayed = (await middle.call("audit", to=int(time.time()) + 60))["relayed"]
+            booked = sum(_sum(r["incoming"]) - _sum(r["outgoing"]) for r in relayed)
+            assert earned == fees_msat == booked, (earned, fees_msat, booked)
+            self.tally["fees_msat"] = earned
 
-    async def _balances_agree(self) -> bool:
-        ours, theirs = [
-            {c["channelId"]: _spec(c) for c in await node.call("channels")} for node in self.nodes
-        ]
-        return len(ours) == CHANNELS and all(
-            not spec["htlcs"]
-            and not theirs[channel]["htlcs"]
-            and spec["toLocal"] == theirs[channel]["toRemote"]
-            for channel, spec in ours.items()
-        )
+
+async def _balances_agree(one: Cluster, other: Cluster) -> bool:
+    ours, theirs = [
+        {c["channelId"]: _spec(c) for c in await node.call("channels") if c["nodeId"] == peer}
+        for node, peer in ((one, other.node_id), (other, one.node_id))
+    ]
+    return len(ours) == CHANNELS and all(
+        not spec["htlcs"]
+        and not theirs[channel]["htlcs"]
+        and spec["toLocal"] == theirs[channel]["toRemote"]
+        for channel, spec in ours.items()
+    )
+
+
+async def balance_msat(node: Cluster) -> int:
+    """What a node has, over all channels."""
+    return sum(int(_spec(c)["toLocal"]) for c in await node.call("channels"))
+
+
+async def _fees_msat(payer: Cluster, payment_hash: str) -> int:
+    found = await payer.call("getsentinfo", paymentHash=payment_hash)
+    statuses = [payment["status"] for payment in found]
+    return sum(int(s["feesPaid"]) for s in statuses if s["type"] == "sent")
+
+
+def _sum(parts: list[dict[str, Any]]) -> int:
+    return sum(int(part["amount"]) for part in parts)
 
 
 def _spec(channel: dict[str, Any]) -> dict[str, Any]:
@@ -122,7 +156,7 @@ def _spec(channel: dict[str, Any]) -> dict[str, Any]:
 
 async def _all_normal(node: Cluster) -> bool:
     states = [channel["state"] for channel in await node.call("channels")]
-    return states == ["NORMAL"] * CHANNELS
+    return set(states) == {"NORMAL"} and len(states) % CHANNELS == 0
 
 
 async def _state(payer: Cluster, payment_hash: str) -> str:
@@ -133,34 +167,36 @@ async def _state(payer: Cluster, payment_hash: str) -> str:
     return "sent" if "sent" in states else "failed"
 
 
-async def open_channels(chain: regtest.Regtest, alice: Cluster, bob: Cluster) -> None:
-    """Open the channels, half from each side."""
-    for node in (alice, bob):
+async def open_channels(chain: regtest.Regtest, nodes: Sequence[Cluster]) -> None:
+    """Open the channels between neighbours, half from each side."""
+    for node in nodes:
         await chain.send_to(await node.call("getnewaddress"), 1)
     await chain.mine(1)
-    for node in (alice, bob):
+    for node in nodes:
 
         async def funded(node: Cluster = node) -> bool:
             return bool((await node.call("onchainbalance"))["confirmed"])
 
         await until("the wallets", funded)
-    await alice.call("connect", uri=bob.uri())
+    for one, other in pairwise(nodes):
+        await one.call("connect", uri=other.uri())
 
-    async def connected() -> bool:
-        return any(p["state"] == "CONNECTED" for p in await bob.call("peers"))
+        async def connected(one: Cluster = one, other: Cluster = other) -> bool:
+            peers = await other.call("peers")
+            return any(p["state"] == "CONNECTED" and p["nodeId"] == one.node_id for p in peers)
 
-    await until("the connection at bob", connected)
-    for number in range(CHANNELS):
-        opener, other = (alice, bob) if number % 2 else (bob, alice)
-        await opener.call(
-            "open",
-            nodeId=other.node_id,
-            fundingSatoshis=FUNDING_SAT,
-            pushMsat=FUNDING_SAT * 500,
-        )
-        await chain.mine(1)
+        await until("the connection at the other side", connected)
+        for number in range(CHANNELS):
+            opener, fundee = (one, other) if number % 2 else (other, one)
+            await opener.call(
+                "open",
+                nodeId=fundee.node_id,
+                fundingSatoshis=FUNDING_SAT,
+                pushMsat=FUNDING_SAT * 500,
+            )
+            await chain.mine(1)
     await chain.mine(3)
-    for node in (alice, bob):
+    for node in nodes:
         await until("the channels", partial(_all_normal, node))
 
 
@@ -169,6 +205,7 @@ async def main() -> None:
     parser = argparse.ArgumentParser(prog="tests.soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=5)
     parser.add_argument("--seed", type=int, default=int(time.time()))
+    parser.add_argument("--relay", action="store_true", help="a third node between the two")
     given = parser.parse_args()
     print(f"seed {given.seed}", flush=True)
     folder = Path(tempfile.mkdtemp(prefix="squall-soak-"))
@@ -176,14 +213,15 @@ async def main() -> None:
         chain = await stack.enter_async_context(regtest.running(folder / "bitcoind"))
         access = Bitcoind(chain.rpc_url, chain.user, chain.password, chain.zmq_block, chain.zmq_tx)
         nodes = []
-        for name in ("alice", "bob"):
+        for name in ("alice", "middle", "bob") if given.relay else ("alice", "bob"):
             node = Cluster(name, folder / name, access)
             node.settings["SQUALL_BACK_MINIMUM_DEPTH"] = "3"
             stack.push_async_callback(node.stop)
             await node.start(2)
             nodes.append(node)
-        await open_channels(chain, *nodes)
-        soak = Soak(*nodes, random.Random(given.seed))  # noqa: S311 - no secret
+        await open_channels(chain, nodes)
+        soak = Soak(nodes, random.Random(given.seed))  # noqa: S311 - no secret
+        soak.earned_from_msat = await balance_msat(nodes[1])
         tasks = [asyncio.create_task(soak.pay(n)) for n in range(WORKERS)]
         killer = asyncio.create_task(soak.kill())
         await asyncio.sleep(given.minutes * 60)
