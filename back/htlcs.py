@@ -1,5 +1,8 @@
 """What channels tell of HTLCs, and whom it concerns: a payment to us, one of ours, a forward."""
 
+import asyncio
+import time
+from collections import deque
 from typing import TYPE_CHECKING
 
 import structlog
@@ -32,6 +35,9 @@ __all__ = ["Htlcs"]
 
 log = structlog.get_logger()
 
+TURN_S = 0.005
+"""Onions are opened for so long without letting the loop go on: a peer may add 483 at once."""
+
 
 class Htlcs:
     """The channels' sink of facts about HTLCs.
@@ -52,6 +58,8 @@ class Htlcs:
         self._receiver = receiver
         self._sender = sender
         self._relay = relay
+        self._waiting: deque[tuple[ChannelRunner, HtlcReceived]] = deque()
+        self._is_opening = False
 
     # --- rows of a fact ---------------------------------------------------------------------------
 
@@ -94,7 +102,10 @@ class Htlcs:
 
     def _perform(self, runner: "ChannelRunner", effect: "PaymentEffect") -> None:
         if isinstance(effect, HtlcReceived):
-            self._received(runner, effect)
+            self._waiting.append((runner, effect))
+            if not self._is_opening:
+                self._is_opening = True
+                asyncio.get_running_loop().call_soon(self._open)
             return
         owner = self._owner(effect)
         if owner is None:
@@ -109,6 +120,22 @@ class Htlcs:
             case HtlcFailed():
                 owner.was_failed(effect)
 
+    def _open(self) -> None:
+        """Take received HTLCs in the order in which they came, some at a time."""
+        ends = time.perf_counter() + TURN_S
+        while self._waiting:
+            runner, effect = self._waiting.popleft()
+            try:
+                self._received(runner, effect)
+            except Exception:
+                log.exception("payment_fact_not_handled", effect=type(effect).__name__)
+            if time.perf_counter() >= ends:
+                break
+        if self._waiting:
+            asyncio.get_running_loop().call_soon(self._open)
+        else:
+            self._is_opening = False
+
     def _received(self, runner: "ChannelRunner", effect: HtlcReceived) -> None:
         htlc = effect.htlc
         try:
@@ -116,7 +143,7 @@ class Htlcs:
                 htlc.onion_routing_packet, htlc.payment_hash, htlc.path_key
             )
         except InvalidOnion as error:
-            log.info("onion_refused", channel=runner.channel.channel_id.hex(), why=str(error))
+            log.debug("onion_refused", channel=runner.channel.channel_id.hex(), why=str(error))
             decision = unreadable(error)
             if htlc.path_key is not None:
                 decision = Malformed(INVALID_ONION_BLINDING)

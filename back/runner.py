@@ -96,6 +96,8 @@ class ChannelRunner:
     on_link: "Callable[[ChannelRunner], None] | None" = None
     is_stopped: bool = False
     committing_since: float | None = None
+    _is_unsure: bool = False
+    """The last commit ended without a word on whether it happened."""
     _inbox: list[_Item] = field(default_factory=list)
     _taken: list[_Item] = field(default_factory=list)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
@@ -145,12 +147,12 @@ class ChannelRunner:
                 self._taken = []
         except LeaseLost as error:
             log.warning("channel_given_up", channel=self.channel.channel_id.hex())
-            # The answer to our last commit may be what was lost: no word that nothing was done.
-            for item in self._taken:
-                item.refuse(error)
+            self._leave_open(error)
         except Exception:
             # A bug of ours: this channel stops as it stands in the database, the others go on.
             log.exception("channel_stopped", channel=self.channel.channel_id.hex())
+            if self._is_unsure:
+                self._leave_open(InvariantError("nobody knows what became of a commit"))
         finally:
             self._end()
 
@@ -237,6 +239,11 @@ class ChannelRunner:
                         log.warning("commit_retried", channel=name, error=str(error))
                     is_first = False
                     await asyncio.sleep(RETRY_S)
+                except WriteRefused:
+                    raise
+                except Exception:
+                    self._is_unsure = True
+                    raise
                 else:
                     return
         finally:
@@ -263,13 +270,18 @@ class ChannelRunner:
         self.is_stopped = True
         self._wake.set()
 
+    def _leave_open(self, error: LightningError) -> None:
+        """What was taken may be in the database: no word that nothing was done."""
+        for item in self._taken:
+            item.refuse(error)
+
     def _end(self) -> None:
         self.is_stopped = True
         stopped = CommandError("the channel is stopped")
         for item in (*self._taken, *self._inbox):
             item.refuse(stopped)
         self._taken, self._inbox = [], []
-        for update in self.channel.queue:
+        for update in () if self._is_unsure else self.channel.queue:
             if isinstance(update, OfferHtlc):  # it waited for a signature and never went out
                 self._perform(OfferRefused(update.origin, str(stopped)))
         if self.on_stop is not None:

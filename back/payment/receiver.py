@@ -421,7 +421,7 @@ class Receiver:
         return receive.unknown_details(asked.htlc, self._height())
 
     def _refuse(self, asked: _Asked, decision: Decision) -> None:
-        log.info("htlc_refused", payment_hash=asked.htlc.payment_hash.hex(), id=asked.htlc.id)
+        log.debug("htlc_refused", payment_hash=asked.htlc.payment_hash.hex(), id=asked.htlc.id)
         self._post(asked, decision)
         self._told("refused")
 

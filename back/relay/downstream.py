@@ -123,7 +123,7 @@ class Downstream:
         self._entries: dict[ForwardId, Entry] = {}
         self._refused: OrderedDict[ForwardId, bytes] = OrderedDict()
         self._closed: OrderedDict[ForwardId, None] = OrderedDict()
-        self._noted: list[tuple[int, Write]] = []
+        self._noted: list[tuple[bytes, Write]] = []
 
     @property
     def pending(self) -> int:
@@ -262,10 +262,10 @@ class Downstream:
         del self._entries[forward_id]
         is_paid = entry.outcome.kind == "fulfilled"
         write = stored.fulfilled_forward_noted if is_paid else stored.failed_forward_noted
-        self._noted.append((entry.row.out_key_index, write(forward_id)))
+        self._noted.append((entry.out_node_id, write(forward_id)))
 
-    def take_noted(self) -> "list[tuple[int, Write]]":
-        """Return (key_index of the outgoing channel, write) of what upstream has noted since."""
+    def take_noted(self) -> "list[tuple[bytes, Write]]":
+        """Return (outgoing peer, write) of what upstream has noted since."""
         noted, self._noted = self._noted, []
         return noted
 

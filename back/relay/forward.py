@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from back.channel.model import Channel, Link, Phase
 from back.relay.handoff import Offer
 from shared.crypto.failures import encode_failure
+from shared.features import Feature
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -64,6 +65,10 @@ def refusal(
         return PERMANENT
     if channel.phase is not Phase.NORMAL or channel.link is not Link.ONLINE:
         return TEMPORARY
+    if offer.path_key is not None and Feature.option_route_blinding not in channel.features:
+        # To such a peer path_key is an unknown even field: it would close the connection, and
+        # again whenever the HTLC is sent once more, until the channel is closed too.
+        return PERMANENT
     first = b""
     for terms in accepted:
         unmet = _unmet(offer, terms)

@@ -128,8 +128,8 @@ class Relay:
     async def _flush(self) -> None:
         """Write what upstream has noted: nobody waits for it, and it may be noted again."""
         by_shard: dict[int, list[Write]] = {}
-        for key_index, write in self.downstream.take_noted():
-            by_shard.setdefault(shard(self._node_id(key_index)), []).append(write)
+        for out_node_id, write in self.downstream.take_noted():
+            by_shard.setdefault(shard(out_node_id), []).append(write)
         for number, writes in by_shard.items():
             try:
                 await self._store.committer.submit(number, writes)
@@ -223,7 +223,3 @@ class Relay:
 
     def _runner(self, key_index: int) -> "ChannelRunner | None":
         return self._channels.by_key_index(key_index)
-
-    def _node_id(self, key_index: int) -> bytes:
-        runner = self._runner(key_index)
-        return runner.channel.parameters.node_id if runner is not None else b""

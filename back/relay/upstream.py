@@ -145,7 +145,8 @@ class Upstream:
         self._settle(asked, event, "fulfilled" if isinstance(event, FulfillHtlc) else "failed")
 
     def _settle(self, asked: _Asked, event: Settlement, outcome: str) -> None:
-        if asked.is_ending:
+        if asked.is_ending or asked.runner.is_stopped:
+            # Stopped: the ledger knows what became of it, and the next start asks there.
             return
         asked.is_ending = True
         done = asked.runner.request(event)

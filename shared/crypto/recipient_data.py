@@ -5,6 +5,7 @@ from typing import Annotated, NamedTuple
 
 from shared.crypto import blinding
 from shared.crypto.failures import INVALID_ONION_BLINDING
+from shared.crypto.keys import is_valid_point
 from shared.errors import InvalidOnion, MalformedMessage
 from shared.wire.onion import BlindedPayinfo
 from shared.wire.record import Record, TlvStream, decode_stream, encode_stream
@@ -112,14 +113,19 @@ def open_recipient_data(private_key: bytes, path_key: bytes, encrypted: bytes) -
         encrypted: encrypted_recipient_data.
 
     Raises:
-        InvalidOnion: with invalid_onion_blinding; not for us, garbage, or with unknown even fields.
+        InvalidOnion: with invalid_onion_blinding; not for us, garbage, with unknown even fields, or
+            with an override that is no point.
     """
     unsealed = blinding.opened(private_key, path_key, encrypted)
     try:
         data = decode_stream(RecipientData, unsealed.plaintext)
     except MalformedMessage as error:
         raise InvalidOnion(str(error), code=INVALID_ONION_BLINDING) from None
-    return Opened(data, data.next_path_key_override or unsealed.next_path_key)
+    override = data.next_path_key_override
+    if override is not None and not is_valid_point(override):
+        # The next peer could not even read the message, and would have it again and again.
+        raise InvalidOnion("next_path_key_override is not a point", code=INVALID_ONION_BLINDING)
+    return Opened(data, override or unsealed.next_path_key)
 
 
 def payinfo(

@@ -40,13 +40,15 @@ from shared.chain import REGTEST, Outpoint
 from shared.crypto import sphinx
 from shared.crypto.payload import Payload, PaymentData, encode_payload
 from shared.fabric import subjects
-from shared.features import FeatureSet
+from shared.features import Feature, FeatureSet
 from shared.wire import Message, decode, encode
 
 __all__ = ["HEIGHT", "TERMS", "Line", "Node", "Wire", "line_of_nodes"]
 
 HEIGHT = 110
 DEADLINE_S = 20.0
+FEATURES = frozenset({Feature.option_route_blinding})
+"""Negotiated on every connection."""
 TERMS = ChannelTerms(
     fee_base_msat=1_000,
     fee_proportional_millionths=200,
@@ -322,7 +324,7 @@ class Line:
             peer.session = wire  # type: ignore[assignment]
             for runner in list(peer.runners.values()):
                 if reestablish:
-                    runner.connect(wire, Connected(frozenset()))  # type: ignore[arg-type]
+                    runner.connect(wire, Connected(FEATURES))  # type: ignore[arg-type]
                 else:
                     runner.session = wire  # type: ignore[assignment]
 
@@ -517,6 +519,7 @@ async def _open(nodes: tuple[Node, Node], index: int, opening: dict[str, Any]) -
                 outpoint, is_published=True, confirmed_height=100, short_channel_id=scid
             ),
             local_alias=int.from_bytes(secret("alias", side, key_index)[:8], "big"),
+            features=FEATURES,
         )
         rows = node.store.channel_writes(None, channel)
         await node.store.committer.submit(subjects.shard(other.node_id), rows)
