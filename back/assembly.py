@@ -10,6 +10,7 @@ from back.features import node_features
 from back.gossip import Gossip
 from back.graph.paths.service import PathFinder
 from back.htlcs import Htlcs
+from back.offers.wiring import offers_of
 from back.onion_messages.wiring import onion_messages_of
 from back.payment.service import Payments
 from back.relay.service import Relay
@@ -94,6 +95,7 @@ def assemble(node: "Node", chain: ChainSettings) -> None:
     )
     node.channels.on_news = node.gossip.changed
     node.onion_messages = onion_messages_of(node)
+    node.offers = offers_of(node)
     node.relay.market.accepted = node.announcing.accepted
     node.relay.market.limited = node.metrics.forward_limited
     node.paths = PathFinder(lambda: node.graph.table)

@@ -82,6 +82,12 @@ class Metrics:
             ["limit"],
             registry=registry,
         )
+        self.offer_requests = Counter(
+            "squall_offer_requests",
+            "Requests for invoices of our offers, and what became of them",
+            ["outcome"],
+            registry=registry,
+        )
         self.onion_messages = Counter(
             "squall_onion_messages",
             "Onion messages, and what became of them",
@@ -141,6 +147,10 @@ class Metrics:
     def forward_limited(self, limit: str) -> None:
         """Count an HTLC that a limit kept out of a channel; names are in `back.relay.limits`."""
         self.limited.labels(limit).inc()
+
+    def offer_request(self, outcome: str) -> None:
+        """Count a request on an offer: ``answered``, ``refused``, or why it was not looked at."""
+        self.offer_requests.labels(outcome).inc()
 
     def onion_message(self, outcome: str) -> None:
         """Count an onion message: ``relayed``, ``delivered``, ``sent``, or why it was dropped."""

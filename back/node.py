@@ -28,6 +28,7 @@ from back.gossip import Gossip
 from back.graph.paths.service import PathFinder
 from back.handshakes import HandshakeService
 from back.metrics import Metrics
+from back.offers.service import Offers
 from back.onion_messages.service import OnionMessages
 from back.payment.service import Payments
 from back.peer import Peers
@@ -66,6 +67,7 @@ TIP_PATIENCE_S = 1800.0
 STOPPED = (
     "peers",
     "switchboard",
+    "offers",
     "onion_messages",
     "events",
     "gossip",
@@ -95,6 +97,7 @@ class Node:
     payments: Payments = field(init=False)
     relay: Relay = field(init=False)
     onion_messages: OnionMessages = field(init=False)
+    offers: Offers = field(init=False)
     paths: PathFinder = field(init=False)
     gossip: Gossip = field(init=False)
     events: Events = field(init=False)
@@ -161,6 +164,7 @@ class Node:
         await self._start_sessions()
         await self.gossip.start()
         await self.onion_messages.start(self.gossip.bulk, self.switchboard)
+        await self.offers.start()
         self.events.start()
         # Without it no session of a dead front ends: better a process that says why it ends.
         self._tasks.spawn(self._watch(), "watch", self._fail)

@@ -8,6 +8,7 @@ from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from back.channel.policy import ChannelPolicy
+from back.offers.rules import OfferRules
 from back.onion_messages.rules import OnionRules
 from back.payment.receive import ReceivePolicy
 from back.relay.limits import ForwardLimits
@@ -127,6 +128,12 @@ class BackSettings(FabricSettings):
     onion_messages_connect: bool = True
     """Connect to a node that no peer reaches, to send it an onion message of ours: to get an
     invoice for an offer, for example. It learns a front's address then."""
+    offer_requests_per_s: Annotated[float, Field(gt=0)] = 10.0
+    """Requests for invoices of our offers that are answered; one offer may use half of them."""
+    offer_max_invoices: Annotated[int, Field(ge=1)] = 100_000
+    """Invoices of offers that are kept at a time."""
+    offer_invoice_expiry_s: Annotated[int, Field(ge=60, le=31_536_000)] = 7_200
+    """How long an invoice that we make on request is valid."""
     onion_reply_timeout_s: Annotated[float, Field(gt=0)] = 8.0
     """How long the answer to an onion message of ours may take, until it is sent again, by other
     nodes where there are any; it is sent three times at most."""
@@ -202,6 +209,14 @@ class BackSettings(FabricSettings):
     def events_retention(self) -> EventsRetention:
         """How much the stream ``EVENTS`` keeps."""
         return EventsRetention(self.events_max_age_s, self.events_max_bytes)
+
+    def offers(self) -> OfferRules:
+        """How much others may ask of our offers."""
+        return OfferRules(
+            requests_per_s=self.offer_requests_per_s,
+            max_invoices=self.offer_max_invoices,
+            invoice_expiry_s=self.offer_invoice_expiry_s,
+        )
 
     def onions(self) -> OnionRules:
         """What onion messages may cost, and what is done for ours."""

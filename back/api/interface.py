@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from back.events.service import Events
     from back.graph.paths.service import PathFinder
     from back.graph.service import GraphService
+    from back.offers.service import Offers
     from back.onion_messages.service import OnionMessages
     from back.payment.service import Payments
     from back.peer import Peers
@@ -64,3 +65,7 @@ class ApiNode(Protocol):
     @property
     def events(self) -> "Events":
         """What `/ws` tells."""
+
+    @property
+    def offers(self) -> "Offers":
+        """Offers, ours and those of others."""

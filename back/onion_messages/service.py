@@ -71,7 +71,7 @@ class OnionMessages:
         on_outcome: Callable[[str], None],
     ) -> None:
         self._signer = signer
-        self._ways = ways
+        self.ways = ways
         self._outbox = outbox
         self._rules = rules
         self._tell = tell
@@ -131,8 +131,8 @@ class OnionMessages:
         Raises:
             CommandError: nobody could reach us: no peer is there that passes messages on.
         """
-        us = self._ways.node_id
-        door = self._ways.door()
+        us = self.ways.node_id
+        door = self.ways.door()
         nodes = (us, us) if door is None else (door, us, us)
         return onion_message.path_through(secrets.token_bytes(32), nodes, path_id)
 
@@ -162,12 +162,12 @@ class OnionMessages:
         """
         target = destination
         if isinstance(target, BlindedPath):
-            target = self._ways.named(target.first_node_id)
+            target = self.ways.named(target.first_node_id)
         nodes: Sequence[bytes] = ()
         if through is not None:
             nodes = through
-        elif target != self._ways.node_id:
-            nodes = await self._ways.to(target, avoided)
+        elif target != self.ways.node_id:
+            nodes = await self.ways.to(target, avoided)
         key = secrets.token_bytes(32)
         try:
             if isinstance(destination, BlindedPath):
@@ -256,10 +256,10 @@ class OnionMessages:
         Raises:
             CommandError: it is not there, or does not read.
         """
-        if first == self._ways.node_id:
+        if first == self.ways.node_id:
             self.handle(first, message)
             return
-        peer = self._ways.peer(first)
+        peer = self.ways.peer(first)
         if peer is None or peer.session is None:
             raise CommandError("the first node is not connected, or takes no onion messages")
         if not self._outbox.put(peer.session, message):
@@ -301,7 +301,7 @@ class OnionMessages:
         """
         step = onion_message.unwrap(message, self._signer)
         for _ in range(MAX_LAYERS - 1):
-            if not isinstance(step, Forwarded) or step.next_node_id != self._ways.node_id:
+            if not isinstance(step, Forwarded) or step.next_node_id != self.ways.node_id:
                 break
             step = onion_message.unwrap(step.message, self._signer)
         return step
@@ -309,11 +309,11 @@ class OnionMessages:
     def _forward(self, step: Forwarded) -> None:
         next_node_id = step.next_node_id
         if next_node_id is None and step.short_channel_id is not None:
-            next_node_id = self._ways.across(step.short_channel_id)
+            next_node_id = self.ways.across(step.short_channel_id)
         if next_node_id is None:
             self._on_outcome("dropped_unknown_next")
             return
-        peer = self._ways.peer(next_node_id)
+        peer = self.ways.peer(next_node_id)
         if peer is None or peer.session is None:
             # Connecting to whom a stranger names would make us his messenger.
             self._on_outcome("dropped_next_away")

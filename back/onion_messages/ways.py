@@ -125,7 +125,7 @@ class Ways:
             found = None
         if found is not None:
             return found
-        await self._connect(target)
+        await self.connect(target)
         return ()
 
     async def _search(self, target: bytes, avoided: Collection[bytes]) -> tuple[bytes, ...] | None:
@@ -145,7 +145,7 @@ class Ways:
                 self._surveyed_at = now
             return self._topology
 
-    async def _connect(self, target: bytes) -> None:
+    async def connect(self, target: bytes) -> None:
         """Connect to a node for the sake of a message.
 
         Raises:
