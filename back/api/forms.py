@@ -8,14 +8,15 @@ from typing import Any
 from urllib.parse import parse_qsl
 from uuid import UUID
 
-from shared import bolt11
-from shared.errors import LightningError, MalformedMessage
+from shared import bolt11, bolt12
+from shared.errors import LightningError, MalformedMessage, PeerError
 from shared.units import ShortChannelId
 
 __all__ = [
     "ADDRESS",
     "AMOUNT_MSAT",
     "AMOUNT_SAT",
+    "ANY_INVOICE",
     "BOOLEAN",
     "CHANNEL_ID",
     "CHANNEL_IDS",
@@ -28,6 +29,7 @@ __all__ = [
     "NODE_ID",
     "NODE_IDS",
     "NODE_URI",
+    "OFFER",
     "PERCENT",
     "PORT",
     "SECONDS",
@@ -273,6 +275,23 @@ def _invoice(text: str) -> tuple[str, bolt11.Invoice]:
         raise ValueError(str(error)) from None
 
 
+def _any_invoice(text: str) -> tuple[str, bolt11.Invoice | bolt12.Invoice]:
+    stripped = text.strip()
+    if not stripped.lower().startswith("lni"):
+        return _invoice(stripped)
+    try:
+        return stripped, bolt12.decode_invoice_text(stripped)
+    except PeerError as error:
+        raise ValueError(str(error)) from None
+
+
+def _offer(text: str) -> bolt12.Offer:
+    try:
+        return bolt12.decode_offer(text.strip())
+    except PeerError as error:
+        raise ValueError(str(error)) from None
+
+
 def _schema(kind: str, **more: object) -> dict[str, object]:
     return {"type": kind, **more}
 
@@ -307,4 +326,6 @@ SHORT_CHANNEL_IDS = Kind(
 )
 UUID_ = Kind(_schema("string", format="uuid"), _uuid)
 INVOICE = Kind(_schema("string", description="BOLT 11"), _invoice)
+ANY_INVOICE = Kind(_schema("string", description="BOLT 11 or BOLT 12"), _any_invoice)
+OFFER = Kind(_schema("string", description="BOLT 12"), _offer)
 UNSUPPORTED = Kind(_schema("string", description="not supported by this version"), _unsupported)

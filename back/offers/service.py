@@ -98,7 +98,7 @@ class Offers:
             self.book,
             signer,
             payments.sender,
-            Reach(messages, neighbourhood.guide, neighbourhood.connect),
+            Reach(messages, neighbourhood.guide, self._connect),
             around.chain,
             clock=around.clock,
             entropy=around.entropy,
@@ -141,6 +141,10 @@ class Offers:
         elif self._neighbourhood.is_private():
             paths_for = self._by_doors
         return await self.book.create(replace(new, paths_for=paths_for))
+
+    async def _connect(self, node_id: bytes) -> None:
+        if node_id != self._signer.node_id and not self._neighbourhood.takes_messages(node_id):
+            await self._neighbourhood.connect(node_id)
 
     def _can_begin(self, node_id: bytes) -> bool:
         is_us = node_id == self._signer.node_id

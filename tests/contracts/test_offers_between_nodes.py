@@ -426,9 +426,10 @@ async def test_a_payer_connects_to_whom_it_asks_if_it_is_told_to(scene: Scene) -
     _, (alice, bob, carol) = scene
     shown = await carol.service.create(COFFEE)
     hidden = await carol.service.create(GIFT, bob.node.node_id)
+    alice.away = {carol.node.node_id}
     for own in (shown, hidden):
         await alice.pay(own.row.text, connects_directly=True)
-    assert alice.connected == [carol.node.node_id, bob.node.node_id]
+    assert alice.connected == [carol.node.node_id]
 
 
 # --- limits ---------------------------------------------------------------------------------------

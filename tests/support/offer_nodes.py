@@ -132,6 +132,7 @@ class Desk:
         is_public: others know its channels.
         told: what became of requests.
         ahead_s: of the machine's clock.
+        away: nodes that are not connected to it.
         connected: nodes to which it was told to connect.
     """
 
@@ -142,6 +143,7 @@ class Desk:
     is_public: bool = True
     told: list[str] = field(default_factory=list)
     ahead_s: float = 0.0
+    away: set[bytes] = field(default_factory=set)
     connected: list[bytes] = field(default_factory=list)
     service: Offers = field(init=False)
 
@@ -157,9 +159,7 @@ class Desk:
             self.told.append,
             clock=self.clock,
         )
-        neighbourhood = Neighbourhood(
-            guide, self._connect, lambda node_id: node_id in self.post.all, self._is_private
-        )
+        neighbourhood = Neighbourhood(guide, self._connect, self._takes_messages, self._is_private)
         self.service = Offers(
             node.store,
             node.signer,
@@ -177,6 +177,9 @@ class Desk:
 
     def _is_private(self) -> bool:
         return not self.is_public
+
+    def _takes_messages(self, node_id: bytes) -> bool:
+        return node_id in self.post.all and node_id not in self.away
 
     async def _connect(self, node_id: bytes) -> None:
         self.connected.append(node_id)

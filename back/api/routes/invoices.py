@@ -5,6 +5,7 @@ import time
 from back.api.calls import NotFound, call
 from back.api.forms import (
     AMOUNT_MSAT,
+    ANY_INVOICE,
     CHANNEL_IDS,
     COUNT,
     HASH,
@@ -20,10 +21,12 @@ from back.api.forms import (
 )
 from back.api.interface import ApiNode
 from back.api.json import Json, invoice_json
+from back.api.offer_json import bolt12_invoice_json
 from back.api.received import asked_json, received_json
 from back.payment.invoices import DEFAULT_EXPIRY_S, InvoiceRequest
 from back.payment.kind import InvoiceKind
 from back.storage.invoices import Invoice, InvoiceState
+from shared import bolt12
 
 DAY_S = 86_400
 MOST = 10_000
@@ -64,11 +67,14 @@ async def createinvoice(node: ApiNode, form: Form) -> object:
     return invoice_json(text, invoice)
 
 
-@call("parseinvoice", "invoices", required("invoice", INVOICE))
+@call("parseinvoice", "invoices", required("invoice", ANY_INVOICE))
 async def parseinvoice(node: ApiNode, form: Form) -> object:
     """Show what an invoice says."""
     del node
-    return invoice_json(*form["invoice"])
+    text, invoice = form["invoice"]
+    if isinstance(invoice, bolt12.Invoice):
+        return bolt12_invoice_json(text, invoice)
+    return invoice_json(text, invoice)
 
 
 @call("getinvoice", "invoices", required("paymentHash", HASH))
