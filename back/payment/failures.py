@@ -6,9 +6,10 @@ have made it for us alone, to find out who pays.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from back.channel.model import Failed, Malformed, Resolution
+from back.payment.recipient import STAND_IN
 from back.payment.route import Edge, Hop, Lesson
 from shared.crypto import sphinx
 from shared.crypto.failures import FAILURES, NODE, PERM, UPDATE, Failure, decode_failure
@@ -16,9 +17,6 @@ from shared.errors import MalformedMessage
 from shared.gossip.signed import verify
 from shared.gossip.view import UpdateView, update_view
 from shared.units import ShortChannelId
-
-if TYPE_CHECKING:
-    from back.payment.recipient import Recipient
 
 __all__ = ["Tried", "Verdict", "judge", "local_failure", "passed", "route_summary"]
 
@@ -40,6 +38,21 @@ class Tried:
     hops: tuple[Hop, ...]
     carried: tuple[int, ...]
     shared_secrets: tuple[bytes, ...]
+
+    @property
+    def is_blinded(self) -> bool:
+        """Whether its last hop stands for a whole blinded path."""
+        return self.hops[-1].next_node_id == STAND_IN
+
+    @property
+    def channels(self) -> tuple[tuple[Hop, int], ...]:
+        """Hops of which something can be learned, and what they carried.
+
+        Not our own channel, which needs no lesson, and no blinded path: it has the number of its
+        place in one invoice, which means nothing in the next.
+        """
+        pairs = tuple(zip(self.hops, self.carried, strict=True))
+        return pairs[1:-1] if self.is_blinded else pairs[1:]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +100,6 @@ def local_failure(reason: str, hops: Sequence[Hop] = ()) -> dict[str, Any]:
 def judge(
     resolution: Resolution | None,
     tried: Tried,
-    recipient: "Recipient | None",
     chain_hash: bytes,
     unix_s: float,
 ) -> Verdict:
@@ -96,11 +108,10 @@ def judge(
     Args:
         resolution: as the peer gave it; None: it never went out, or ended on chain.
         tried: the way it took.
-        recipient: at its end; None: not known any more, nothing is tried again.
         chain_hash: of our network.
         unix_s: now.
     """
-    case = _Case(tried, recipient, chain_hash, unix_s)
+    case = _Case(tried, chain_hash, unix_s)
     if isinstance(resolution, Malformed):
         return case.malformed(resolution.failure_code)
     if not isinstance(resolution, Failed):
@@ -113,17 +124,16 @@ def judge(
 
 
 def passed(tried: Tried, unix_s: float) -> list[Lesson]:
-    """Return what an HTLC teaches that was paid; our own channel needs no lesson."""
+    """Return what an HTLC teaches that was paid."""
     return [
         Lesson(hop.short_channel_id, hop.node_id, msat, True, unix_s)
-        for hop, msat in zip(tried.hops[1:], tried.carried[1:], strict=True)
+        for hop, msat in tried.channels
     ]
 
 
 @dataclass(frozen=True, slots=True)
 class _Case:
     tried: Tried
-    recipient: "Recipient | None"
     chain_hash: bytes
     unix_s: float
 
@@ -135,13 +145,17 @@ class _Case:
         """The first so many hops took the HTLC."""
         return [
             Lesson(hop.short_channel_id, hop.node_id, msat, True, self.unix_s)
-            for hop, msat in zip(self.tried.hops[1:passed], self.tried.carried[1:], strict=False)
+            for hop, msat in self.tried.channels[: passed - 1]
         ]
 
-    def _failed(self, place: int, *, is_permanent: bool) -> Lesson:
-        scid, node_id = self.name(place)
-        msat = self.tried.carried[place]
-        return Lesson(scid, node_id, msat, False, self.unix_s, is_permanent)
+    def _failed(self, place: int, failure: Failure) -> list[Lesson]:
+        """The hop did not take it."""
+        # An onion that somebody spoiled says nothing of the channel at other times.
+        is_permanent = failure.is_permanent and not failure.is_bad_onion
+        return [
+            Lesson(hop.short_channel_id, hop.node_id, msat, False, self.unix_s, is_permanent)
+            for hop, msat in self.tried.channels[place - 1 : place]
+        ]
 
     def malformed(self, code: int) -> Verdict:
         """The first hop could not read what we built."""
@@ -173,15 +187,14 @@ class _Case:
             return Verdict(True, summary, tuple(lessons), extra=(edge,))
         if failure.is_node or failure.code == 0:
             return Verdict(True, summary, tuple(lessons), ignored_nodes=frozenset({node_id}))
-        lessons.append(self._failed(hop + 1, is_permanent=failure.is_permanent))
+        lessons += self._failed(hop + 1, failure)
         return Verdict(True, summary, tuple(lessons), ignored_channels=frozenset({following}))
 
     def _of_payee(self, hop: int, failure: Failure) -> Verdict:
         """The payee itself, or somebody inside the blinded path that leads to it."""
         last = len(self.tried.hops) - 1
         node_id = self.tried.hops[last].next_node_id if hop == last else b""
-        is_blinded = self.recipient is not None and self.recipient.payee != self.recipient.node_id
-        if is_blinded:
+        if self.tried.is_blinded:
             node_id = self.tried.hops[last].node_id
             ignored = frozenset({self.name(last)})
             lessons = tuple(self._lessons(last))

@@ -1,5 +1,6 @@
 """What became of payments that were asked for."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -9,7 +10,10 @@ from back.storage.payments import Attempt, Payment
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-__all__ = ["find_payments"]
+__all__ = ["find_payments", "with_attempts"]
+
+AT_ONCE = 500
+"""Databases take so many parameters and no more."""
 
 
 def find_payments(
@@ -21,5 +25,16 @@ def find_payments(
         payments = [one] if one is not None else []
     else:
         payments = stored.list_payments(connection, payment_hash=payment_hash)
-    attempts = stored.list_attempts(connection, [payment.id for payment in payments])
-    return [(p, [a for a in attempts if a.payment_id == p.id]) for p in payments]
+    return with_attempts(connection, payments)
+
+
+def with_attempts(
+    connection: "Connection", payments: Sequence[Payment]
+) -> list[tuple[Payment, list[Attempt]]]:
+    """Return payments with their attempts, in order."""
+    found: dict[UUID, list[Attempt]] = {payment.id: [] for payment in payments}
+    ids = list(found)
+    for start in range(0, len(ids), AT_ONCE):
+        for attempt in stored.list_attempts(connection, ids[start : start + AT_ONCE]):
+            found[attempt.payment_id].append(attempt)
+    return [(payment, found[payment.id]) for payment in payments]

@@ -5,14 +5,10 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from back.payment import send
 from back.payment.failures import Tried, Verdict, route_summary
 from back.payment.route import Hop
 from back.payment.sending import Part, Sending, SendLimits
 from back.storage.payments import Attempt, Payment, PaymentState
-from shared import bolt11
-from shared.chain import Chain
-from shared.errors import CommandError, MalformedMessage
 from shared.units import ShortChannelId
 
 __all__ = ["restored", "shown_route", "stored_route"]
@@ -59,41 +55,27 @@ def _tried(attempt: Attempt) -> Tried:
     return Tried(tuple(hops), tuple(carried), attempt.shared_secrets)
 
 
-def restored(
-    payment: Payment, attempts: Sequence[Attempt], payer: bytes, chain: Chain, unix_s: float
-) -> Sending:
-    """Return a payment as it stands.
+def restored(payment: Payment, attempts: Sequence[Attempt]) -> Sending:
+    """Return a payment as it stands: it waits for its parts, and nothing new is tried.
+
+    How far it may go was said to a former process: what it may cost, which ways were allowed. A
+    try beyond that would spend what nobody agreed to.
 
     Args:
         payment: its row.
         attempts: its parts.
-        payer: our node id.
-        chain: our network.
-        unix_s: now.
     """
     done: asyncio.Future[Sending] = asyncio.get_running_loop().create_future()
-    limits = SendLimits()
-    deadline_s = payment.created_at + limits.timeout_s
-    sending = Sending(
-        payment, _order_again(payment, payer, chain, unix_s), limits, deadline_s, done
-    )
+    sending = Sending(payment, None, SendLimits(), payment.created_at, done, is_hopeless=True)
     for attempt in attempts:
         part = Part(attempt, b"", attempt.key_index or 0, _tried(attempt), is_offered=True)
         sending.parts[attempt.number] = part
         sending.rounds += 1
         if attempt.state is PaymentState.FAILED:
             summary = json.loads(attempt.failure or "{}")
-            part.verdict = Verdict(may_retry=True, summary=summary)
+            part.verdict = Verdict(may_retry=False, summary=summary)
             part.is_over = True
             sending.failures.append(summary)
         elif attempt.state is PaymentState.SENT:
             part.is_over = part.is_paid = True
     return sending
-
-
-def _order_again(payment: Payment, payer: bytes, chain: Chain, unix_s: float) -> send.Order | None:
-    try:
-        invoice = bolt11.decode(payment.bolt11 or "")
-        return send.order(invoice, payment.amount_msat, payer=payer, chain=chain, unix_s=unix_s)
-    except (CommandError, MalformedMessage):
-        return None

@@ -290,6 +290,8 @@ def payment_onion(
     if not 1 <= shadow_blocks <= MAX_SHADOW_BLOCKS:
         raise ValueError(f"{shadow_blocks} shadow blocks")
     recipient = wanted.recipient
+    if route.amount_msat <= 0 or route.hops[-1].next_node_id != recipient.payee:
+        raise CommandError("the way does not bring anything to the payee")
     last = height + recipient.final_cltv_delta + shadow_blocks
     carried = route.forwarded(last)
     if carried[0][1] > height + MAX_ROUTE_CLTV:

@@ -4,14 +4,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from back.payment.failures import Tried, Verdict
+from back.payment.failures import Tried, Verdict, local_failure
 from back.payment.send import Order
 from back.storage.payments import Attempt, Payment, PaymentState
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Sequence
 
-    from back.payment.route import Edge, Route
+    from back.payment.route import Edge, Hop, Route
     from shared.bolt11 import Invoice
 
 __all__ = [
@@ -90,6 +91,7 @@ class Part:
         verdict: how it failed.
         is_over: nothing more comes of it.
         is_paid: its preimage is known.
+        ends_payment: the commit of its failure is that of the payment's too.
     """
 
     attempt: Attempt
@@ -100,6 +102,17 @@ class Part:
     verdict: Verdict | None = None
     is_over: bool = False
     is_paid: bool = False
+    ends_payment: bool = False
+
+    @property
+    def sent_msat(self) -> int:
+        """What its HTLC carries: with the fees."""
+        return self.tried.carried[0]
+
+    @property
+    def counts(self) -> bool:
+        """Whether it may be paid still, or was."""
+        return self.is_paid or not self.is_over
 
 
 @dataclass(slots=True, eq=False)
@@ -108,7 +121,8 @@ class Sending:
 
     Attributes:
         payment: its row.
-        order: None after a restart, if the invoice cannot be read any more.
+        order: None after a restart: what the asker allowed is not known any more, so nothing new
+            is tried.
         done: resolves when it is sent or has failed, and no part of it is left.
         deadline_s: unix seconds; nothing is tried after it.
         routes: ways that the asker chose, not taken yet.
@@ -116,6 +130,7 @@ class Sending:
         rounds: of looking for ways.
         is_looking: a round is under way.
         is_hopeless: nothing more is tried.
+        is_ended: everybody was told of its end.
     """
 
     payment: Payment
@@ -129,6 +144,7 @@ class Sending:
     rounds: int = 0
     is_looking: bool = False
     is_hopeless: bool = False
+    is_ended: bool = False
     failures: list[dict[str, Any]] = field(default_factory=list)
     ignored_nodes: set[bytes] = field(default_factory=set)
     ignored_channels: set[tuple[int, bytes]] = field(default_factory=set)
@@ -142,21 +158,13 @@ class Sending:
     @property
     def missing_msat(self) -> int:
         """What no part brings that is under way or was paid."""
-        brought = sum(
-            part.attempt.amount_msat
-            for part in self.parts.values()
-            if part.is_paid or not part.is_over
-        )
+        brought = sum(part.attempt.amount_msat for part in self.parts.values() if part.counts)
         return self.payment.amount_msat - brought
 
     @property
     def fee_left_msat(self) -> int:
         """What further parts may cost."""
-        spent = sum(
-            part.attempt.fees_msat
-            for part in self.parts.values()
-            if part.is_paid or not part.is_over
-        )
+        spent = sum(part.attempt.fees_msat for part in self.parts.values() if part.counts)
         return self.limits.fee_msat(self.payment.amount_msat) - spent
 
     @property
@@ -169,19 +177,42 @@ class Sending:
         """Whether its preimage is known."""
         return self.payment.state is PaymentState.SENT
 
-    def why_not(self, unix_s: float) -> str:
-        """Say what keeps it from another try; empty if nothing."""
-        if self.order is None or unix_s >= self.order.expires_at:
+    @property
+    def is_ending(self) -> bool:
+        """Whether a commit is under way by which it fails."""
+        return any(part.ends_payment for part in self.in_flight)
+
+    @property
+    def family(self) -> UUID:
+        """What the parts share of a payment that the asker splits: the id of the first of them."""
+        return self.payment.parent or self.payment.id
+
+    def too_late(self, unix_s: float) -> str:
+        """Say why it is too late for another try; empty if it is not."""
+        if self.order is None:
+            return "the node was restarted while it was paid"
+        if unix_s >= self.order.expires_at:
             return "the invoice has expired"
-        if self.is_hopeless:
-            return "another part failed for good"
         if unix_s >= self.deadline_s:
             return f"{self.limits.timeout_s:g} s are over"
+        return ""
+
+    def why_not(self, unix_s: float) -> str:
+        """Say what keeps it from another try; empty if nothing."""
+        if why := self.too_late(unix_s):
+            return why
+        if self.is_hopeless:
+            return "another part failed for good"
         if self.rounds >= self.limits.max_attempts:
             return f"{self.rounds} attempts have failed"
         if self.is_given and not self.routes:
             return "the given route failed"
         return ""
+
+    def give_up(self, why: str, hops: "Sequence[Hop]" = ()) -> None:
+        """Try nothing more."""
+        self.is_hopeless = True
+        self.failures.append(local_failure(why, hops))
 
     def learn(self, verdict: Verdict) -> None:
         """Take what a failed part teaches this payment."""

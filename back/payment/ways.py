@@ -72,7 +72,8 @@ class Ways:
             CommandError: there are none.
             BackendError: path-finding does not answer.
         """
-        for waits in range(ROOM_WAITS + 1):
+        waits = 0
+        while True:
             try:
                 if self.finder is None:
                     raise CommandError("route not found")
@@ -81,8 +82,8 @@ class Ways:
                 is_late = waits == ROOM_WAITS or self._clock() >= sending.deadline_s
                 if is_late or not self._exits.is_room_coming(sending.missing_msat):
                     raise CommandError(self._why(sending, str(error))) from None
+            waits += 1
             await asyncio.sleep(ROOM_WAIT_S)
-        return ()
 
     def _why(self, sending: "Sending", why: str) -> str:
         payee = sending.payment.recipient

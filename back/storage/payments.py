@@ -11,9 +11,9 @@ from enum import Enum
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, or_, select
+from sqlalchemy import Connection, Row, bindparam, func, or_, select, text
 
-from back.storage.statements import Write, insert, update
+from back.storage.statements import Change, Statement, Write, insert, update
 from back.storage.tables import attempts, payments
 
 __all__ = [
@@ -25,6 +25,8 @@ __all__ = [
     "attempt_failed",
     "attempt_sent",
     "find_payment",
+    "find_standing",
+    "has_split_payments",
     "list_attempts",
     "list_payments",
     "load_open_payments",
@@ -119,7 +121,20 @@ _FAILED = update(
     only="state = 'pending'",
     rows=None,
 )
-_FEES = update(payments, "id", [payments.c.fees_msat], only="state = 'sent'", rows=None)
+
+
+def _sum_fees(_: str) -> Change:
+    """Parts are paid in several commits, which may be tried again: each adds up what is stored."""
+    total = func.coalesce(func.sum(attempts.c.fees_msat), text("0"))
+    paid = attempts.c.payment_id == payments.c.id, text("attempts.state = 'sent'")
+    return (
+        payments.update()
+        .where(payments.c.id == bindparam("id", type_=payments.c.id.type), text("state = 'sent'"))
+        .values(fees_msat=select(total).where(*paid).scalar_subquery())
+    )
+
+
+_FEES = Statement(payments, "id", None, _sum_fees)
 _ADD_ATTEMPT = insert(attempts, "payment_id")
 _END_ATTEMPT = update(
     attempts,
@@ -163,9 +178,12 @@ def payment_sent(payment_id: UUID, preimage: bytes, fees_msat: int, completed_at
     )
 
 
-def payment_fees(payment_id: UUID, fees_msat: int) -> Write:
-    """Return the write of what a payment cost so far, once it is sent: parts may still come in."""
-    return _FEES.write(id=payment_id.bytes, fees_msat=fees_msat)
+def payment_fees(payment_id: UUID) -> Write:
+    """Return the write of what a payment cost so far, once it is sent: parts may still come in.
+
+    After :func:`attempt_sent` in the same commit.
+    """
+    return _FEES.write(id=payment_id.bytes)
 
 
 def payment_failed(
@@ -264,10 +282,23 @@ def list_payments(
 def load_open_payments(connection: Connection) -> list[Payment]:
     """Return every payment that is pending, or sent with parts under way, for a start."""
     under_way = select(attempts.c.payment_id).where(attempts.c.state == _PENDING)
+    query = select(payments).where(or_(payments.c.state == _PENDING, payments.c.id.in_(under_way)))
+    return [_payment(row) for row in connection.execute(query)]
+
+
+def find_standing(connection: Connection, payment_hash: bytes) -> list[Payment]:
+    """Return the payments of a payment_hash that are pending or sent, parts of others too."""
     query = select(payments).where(
-        or_(payments.c.state == _PENDING, payments.c.id.in_(under_way))
+        payments.c.payment_hash == payment_hash,
+        payments.c.state != PaymentState.FAILED.value,
     )
     return [_payment(row) for row in connection.execute(query)]
+
+
+def has_split_payments(connection: Connection) -> bool:
+    """Say whether any payment is a part of another one."""
+    query = select(payments.c.id).where(payments.c.parent.is_not(None)).limit(1)
+    return connection.execute(query).first() is not None
 
 
 def list_attempts(connection: Connection, payment_ids: Sequence[UUID]) -> list[Attempt]:

@@ -191,7 +191,7 @@ async def test_a_payment_in_the_air_survives_a_restart_of_the_payer(pair: Pair) 
     sending = await pair.alice.send(await pair.bob.invoice(5_000_000))
     await until(lambda: "update_fulfill_htlc" in pair.bob.wire.sent, "bob fulfils")
     await pair.restart(pair.alice)
-    live = pair.alice.payments.sender._live[sending.payment.id]
+    live = pair.alice.payments.sender._live.get(sending.payment.id)
     assert live.payment.state is PaymentState.PENDING
     pair.connect()
     await pair.online()
@@ -216,7 +216,7 @@ async def test_a_fulfilled_htlc_stays_fulfilled_over_a_restart_of_the_payee(pair
 async def test_a_payment_that_never_went_out_fails_at_the_next_start(pair: Pair) -> None:
     """Killed between the payment's row and its HTLC."""
     sender = pair.alice.payments.sender
-    sender._go_on = lambda _sending: None  # type: ignore[method-assign]
+    sender._rounds.go_on = lambda _sending: None  # type: ignore[method-assign]
     sending = await pair.alice.send(text := await pair.bob.invoice(5_000_000))
     await pair.restart(pair.alice)
     await until(lambda: ("sent", "failed") in pair.alice.outcomes, "it fails")
@@ -311,7 +311,7 @@ async def test_nothing_is_reserved_once_all_is_settled(pair_with_three: Pair) ->
     await asyncio.gather(*(pair.alice.pay(text) for text in invoices))
     await pair.quiet()
     sender = pair.alice.payments.sender
-    assert (sender.exits._reserved, sender._live, sender._by_hash) == ({}, {}, {})
+    assert (sender.exits._reserved, sender._live._by_id, sender._live._by_hash) == ({}, {}, {})
 
 
 async def test_pending_payments_of_a_stopped_node_are_all_found_again(pair: Pair) -> None:
