@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from back.relay.limits import ForwardLimits
     from back.relay.onion import Forward
     from back.runner import ChannelRunner
-    from back.storage.forwards import OpenForward
     from back.storage.statements import Write
     from back.storage.store import Store
     from shared.fabric.interface import Fabric
@@ -82,7 +81,6 @@ class Relay:
         self.carrier.between(self.upstream, self.downstream)
         self._paired: dict[ForwardId, bytes] = {}
         """Next peers of forwards that a former process made, by what the ledger says."""
-        self._restored: list[OpenForward] = []
         self._tasks = Tasks()
 
     # --- start and stop ---------------------------------------------------------------------------
@@ -96,16 +94,15 @@ class Relay:
         shards = self._store.lease.shards
         found = await self._store.read(lambda c: stored.load_forwards(c, shards))
         self._paired = {each.forward.id: each.out_node_id for each in found}
-        self._restored = [each for each in found if shard(each.out_node_id) in shards]
-        self.downstream.restore(self._restored)
+        outgoing = [each for each in found if shard(each.out_node_id) in shards]
+        self.downstream.restore(outgoing)
+        self.market.restored(outgoing)
         if found:
             log.info("forwards_restored", count=len(found))
 
     async def resume(self) -> None:
         """Go on, once channels are restored: tell outcomes that may not have been heard."""
         await self.carrier.start()
-        self.market.restored(self._restored)
-        self._restored = []
         self.downstream.repeat()
         self._tasks.spawn(self._run(), "relay")
 
