@@ -39,6 +39,10 @@ __all__ = ["Outgoing", "taken"]
 
 S = HtlcState
 
+LEAST_BLOCKS = 3
+"""An HTLC of ours that expires in fewer is not added: a peer that keeps us waiting for its
+revocation must not get one so late that its preimage comes too late for whoever it is from."""
+
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
@@ -73,7 +77,7 @@ def taken(channel: Channel, number: int) -> Outgoing:
                 messages.append(_update_fee(channel, update))
             continue
         after = room.with_offered(update.amount_msat)
-        why = _limit_refusal(limits, after.remote)
+        why = _limit_refusal(limits, after.remote) or _expiry_refusal(channel, update)
         if why := why or _room_refusal(channel, room, after, update.amount_msat):
             effects.append(OfferRefused(update.origin, why))
             continue
@@ -185,6 +189,12 @@ def _limit_refusal(limits: OfferLimits, after: Tally) -> str:
             f" {limits.value_msat}"
         )
     return ""
+
+
+def _expiry_refusal(channel: Channel, update: OfferHtlc) -> str:
+    if update.cltv_expiry >= channel.height + LEAST_BLOCKS:
+        return ""
+    return f"it expires at {update.cltv_expiry}, the height is {channel.height}"
 
 
 def _room_refusal(channel: Channel, before: _Room, after: _Room, amount_msat: int) -> str:

@@ -451,6 +451,31 @@ async def test_a_failure_that_was_not_signed_for_may_become_a_payment(tmp_path: 
         await line.quiet()
 
 
+@pytest.mark.parametrize("blocks", [37, 38, 90])
+async def test_an_htlc_that_waited_too_long_for_a_revocation_is_not_added_any_more(
+    tmp_path: Path, blocks: int
+) -> None:
+    """Who pays and who is paid may be one: a late preimage would find us without time to use it."""
+    async with line_of_nodes(tmp_path) as line:
+        _, middle, last = line.nodes
+        runner = middle.runner(last)
+        delayed = Delayed(last, middle, RevokeAndAck)
+        before = send(line, *await invoiced(last), AMOUNT, final_delta=1_500)
+        await until(lambda: bool(delayed.messages), "the first one is being added")
+        sent = send(line, *await invoiced(last), AMOUNT)
+        await until(lambda: bool(runner.channel.queue), "ours waits")
+        middle.channels.block_connected(HEIGHT + blocks)
+        await until(lambda: runner.channel.height == HEIGHT + blocks, "time goes by")
+        delayed.let_go()
+        assert isinstance(await ended(line, before), HtlcFulfilled)
+        outcome = await ended(line, sent)
+        if blocks == 37:
+            assert isinstance(outcome, HtlcFulfilled)
+        else:
+            assert failure(sent, outcome) == (1, "temporary_channel_failure")
+        await line.quiet()
+
+
 @pytest.mark.parametrize("reason", [b"", b"x", bytes(60_000)])
 async def test_an_error_of_any_length_is_passed_on(tmp_path: Path, reason: bytes) -> None:
     async with line_of_nodes(tmp_path) as line:
