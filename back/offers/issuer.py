@@ -54,6 +54,9 @@ log = structlog.get_logger()
 
 BURST_S = 5.0
 ONE_OFFERS_SHARE = 0.5
+LOOKED_AT = 20
+"""So many times more messages are read than answered, so that garbage keeps nobody from an answer:
+reading costs about a millisecond, and no commit."""
 MAX_AT_ONCE = 100
 MAX_REQUEST_BYTES = 6_000
 """With the offer's own fields, which are at most half of it."""
@@ -131,6 +134,8 @@ class Issuer:
         self._around = around
         self._rules = rules
         now = around.monotonic()
+        looked_at = rules.requests_per_s * LOOKED_AT
+        self._reading = Bucket(looked_at, self._burst(looked_at), now)
         self._total = Bucket(rules.requests_per_s, self._burst(rules.requests_per_s), now)
         self._shares: OrderedDict[bytes, Bucket] = OrderedDict()
         self._given: OrderedDict[bytes, _Given] = OrderedDict()
@@ -162,10 +167,10 @@ class Issuer:
             self._around.told("ignored")
             return
         now = self._around.monotonic()
-        if len(self._tasks) >= MAX_AT_ONCE or not self._total.has(1.0, now):
+        if len(self._tasks) >= MAX_AT_ONCE or not self._reading.has(1.0, now):
             self._around.told("over_rate")
             return
-        self._total.take(1.0)
+        self._reading.take(1.0)
         meant = self._meant(question, data)
         if meant is None:
             self._around.told("ignored")
@@ -198,15 +203,16 @@ class Issuer:
         return request, own
 
     def _may_use(self, identity: bytes, now: float) -> bool:
-        """Whether one offer has its share of the rate left."""
+        """Whether the rate, and one offer's share of it, leave room for a request."""
         rate = self._rules.requests_per_s * ONE_OFFERS_SHARE
         bucket = self._shares.pop(identity, None) or Bucket(rate, self._burst(rate), now)
         self._shares[identity] = bucket
         if len(self._shares) > REMEMBERED:
             self._shares.popitem(last=False)
-        if not bucket.has(1.0, now):
+        if not bucket.has(1.0, now) or not self._total.has(1.0, now):
             return False
         bucket.take(1.0)
+        self._total.take(1.0)
         return True
 
     # --- one request ------------------------------------------------------------------------------
