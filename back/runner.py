@@ -147,12 +147,11 @@ class ChannelRunner:
                 self._taken = []
         except LeaseLost as error:
             log.warning("channel_given_up", channel=self.channel.channel_id.hex())
-            self._leave_open(error)
+            for item in self._taken:
+                item.refuse(error)
         except Exception:
             # A bug of ours: this channel stops as it stands in the database, the others go on.
             log.exception("channel_stopped", channel=self.channel.channel_id.hex())
-            if self._is_unsure:
-                self._leave_open(InvariantError("nobody knows what became of a commit"))
         finally:
             self._end()
 
@@ -241,7 +240,7 @@ class ChannelRunner:
                     await asyncio.sleep(RETRY_S)
                 except WriteRefused:
                     raise
-                except Exception:
+                except BaseException:  # the lease was lost, a bug, the end of this process
                     self._is_unsure = True
                     raise
                 else:
@@ -270,14 +269,14 @@ class ChannelRunner:
         self.is_stopped = True
         self._wake.set()
 
-    def _leave_open(self, error: LightningError) -> None:
-        """What was taken may be in the database: no word that nothing was done."""
-        for item in self._taken:
-            item.refuse(error)
-
     def _end(self) -> None:
         self.is_stopped = True
         stopped = CommandError("the channel is stopped")
+        if self._is_unsure:
+            # What was taken, and what waited before it, may be in the database, and then the peer
+            # gets it after the next start: no word that nothing was done.
+            for item in self._taken:
+                item.refuse(InvariantError("nobody knows what became of a commit"))
         for item in (*self._taken, *self._inbox):
             item.refuse(stopped)
         self._taken, self._inbox = [], []

@@ -209,7 +209,7 @@ def _has_other_fields(payload: Payload, allowed: frozenset[str]) -> bool:
 def _breaks_constraints(htlc: Htlc, data: "RecipientData") -> bool:
     if data.short_channel_id is not None and data.next_node_id is not None:
         return True
-    if data.allowed_features:
+    if any(data.allowed_features or b""):
         # We know of no feature that a payment could use here.
         return True
     limits = data.payment_constraints

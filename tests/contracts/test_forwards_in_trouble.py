@@ -1,5 +1,6 @@
 """Forwards when something breaks: no HTLC is failed that may still be paid, none is forgotten."""
 
+import asyncio
 import hashlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -31,7 +32,6 @@ from shared.crypto.payload import Payload, PaymentData, encode_payload
 from shared.errors import (
     InvariantError,
     LeaseLost,
-    LightningError,
     StorageUnavailable,
     WriteRefused,
 )
@@ -129,7 +129,7 @@ class Spoiled:
     """
 
     def __init__(
-        self, runner: ChannelRunner, errors: Iterable[LightningError], *, happens: bool = False
+        self, runner: ChannelRunner, errors: Iterable[BaseException], *, happens: bool = False
     ) -> None:
         self._world = runner.world
         self.errors = list(errors)
@@ -156,13 +156,14 @@ class Spoiled:
 LOST = [
     pytest.param(lambda: LeaseLost((1,)), id="lease lost"),
     pytest.param(lambda: InvariantError("the committer broke"), id="committer broke"),
+    pytest.param(asyncio.CancelledError, id="the process ends"),
 ]
 
 
 @pytest.mark.parametrize("error", LOST)
 @pytest.mark.parametrize("waits", [True, False])
 async def test_a_forward_whose_commit_may_have_happened_is_not_failed(
-    tmp_path: Path, error: Callable[[], LightningError], waits: bool
+    tmp_path: Path, error: Callable[[], BaseException], waits: bool
 ) -> None:
     """The add is in the database and no word of it came back: the next owner will send it."""
     async with line_of_nodes(tmp_path) as line:
