@@ -11,12 +11,14 @@ from hashlib import sha256
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from hypothesis import given, settings, strategies as st
 from support.channels import opened, secret
 
 from back.channel.effects import HtlcFailed, HtlcFulfilled, HtlcOffered, OfferRefused
 from back.channel.events import OfferHtlc
 from back.channel.model import Failed, Fulfilled, Htlc, HtlcState, Resolution
+from back.payment import failures
 from back.payment.recipient import ClearRecipient
 from back.payment.route import Hop, Route, RouteRequest
 from back.payment.send import Order, name_of
@@ -260,12 +262,15 @@ def step(world: World, draw: Callable[[st.SearchStrategy[Any]], Any]) -> None:
             world.hear()
 
 
-async def run(draw: Callable[[st.SearchStrategy[Any]], Any]) -> None:
-    world = World()
+async def begun(world: World) -> Sending:
     recipient = ClearRecipient(NODES[2], secret("secret"), 18, takes_parts=True)
     order = Order(recipient, sha256(PREIMAGE).digest(), AMOUNT, 1 << 40)
-    limits = SendLimits(max_fee_msat=MAX_FEE)
-    sending = await world.sender.pay_order(order, limits=limits)
+    return await world.sender.pay_order(order, limits=SendLimits(max_fee_msat=MAX_FEE))
+
+
+async def run(draw: Callable[[st.SearchStrategy[Any]], Any]) -> None:
+    world = World()
+    sending = await begun(world)
     for _ in range(draw(st.integers(0, 40))):
         step(world, draw)
         await settled()
@@ -302,3 +307,68 @@ async def run(draw: Callable[[st.SearchStrategy[Any]], Any]) -> None:
 @given(st.data())
 def test_a_payment_keeps_its_rules_whatever_happens(data: st.DataObject) -> None:
     asyncio.run(run(data.draw))
+
+
+async def in_two_parts(world: World) -> tuple[Sending, Added, Added]:
+    sending = await begun(world)
+    await settled()
+    world.answer([1, 1], [0], 0)
+    await settled()
+    for one in world.added:
+        world.commit(one)
+    return sending, world.added[0], world.added[1]
+
+
+async def test_two_parts_that_fail_for_good_at_once_end_the_payment_in_the_database_too() -> None:
+    world = World()
+    sending, one, other = await in_two_parts(world)
+    world.fail(one, FINAL, 1)
+    world.fail(other, FINAL, 1)
+    while world.hear():
+        pass
+    await settled()
+    assert sending.done.done()
+    assert (world.payment, world.outcomes, world.events) == ("failed", ["failed"], 1)
+
+
+async def test_a_payment_that_is_paid_while_ways_are_looked_for_ends_once() -> None:
+    world = World()
+    sending, one, other = await in_two_parts(world)
+    world.fail(one, FULL, 0)
+    world.hear()
+    await settled()
+    assert world.asked
+    world.pay(other)
+    world.hear()
+    await settled()
+    world.answer([1], [0], 0)
+    await settled()
+    assert sending.done.done()
+    assert (world.payment, world.outcomes, len(world.added)) == ("sent", ["sent"], 2)
+
+
+async def test_a_bug_of_path_finding_ends_the_payment() -> None:
+    world = World()
+    sending = await begun(world)
+    await settled()
+    world.asked.pop()[1].set_exception(RuntimeError("a bug"))
+    await settled()
+    assert sending.done.done()
+    assert (world.payment, world.outcomes) == ("failed", ["failed"])
+    assert sending.payment.failures[0]["failureMessage"] == "an internal error"
+
+
+async def test_an_error_that_breaks_its_reader_does_not_keep_the_channel_from_its_commit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(*_: object) -> None:
+        raise ValueError("a bug")
+
+    world = World()
+    sending, one, other = await in_two_parts(world)
+    monkeypatch.setattr(failures, "judge", broken)
+    for each in (one, other):
+        world.fail(each, FULL, 0)
+        world.hear()
+    await settled()
+    assert (world.payment, sending.done.done()) == ("failed", True)
