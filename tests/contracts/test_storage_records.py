@@ -172,6 +172,38 @@ def test_what_is_final_stays_and_a_fact_may_come_again(records: Records) -> None
     assert (found.state, found.completed_at) == (PaymentState.SENT, 1_009)
 
 
+def test_what_a_payment_cost_is_the_sum_of_what_its_paid_parts_cost(records: Records) -> None:
+    """Also where a commit is tried again after a later one."""
+    one, other = UUID(int=1), UUID(int=2)
+    records.write(*(payments.add_payment(payment(n)) for n in (1, 2)))
+    for number, owner in enumerate((one, one, one, other)):
+        made = Attempt(owner, number, 1, number, 1_000, 10**number, "[]", 1_000)
+        records.write(payments.add_attempt(made))
+    rows = [
+        [
+            payments.attempt_sent(one, number, 1_001),
+            payments.payment_sent(one, bytes(32), 0, 1_001),
+            payments.payment_fees(one),
+        ]
+        for number in (2, 0)
+    ]
+    for writes in (*rows, rows[0]):
+        records.write(*writes)
+    records.write(payments.payment_fees(other))
+    found = [records.read(payments.find_payment, payment_id) for payment_id in (one, other)]
+    assert [each.fees_msat for each in found if each is not None] == [101, 0]
+
+
+def test_payments_that_stand_are_found_with_their_parts(records: Records) -> None:
+    assert not records.read(payments.has_split_payments)
+    part = payment(2, payment_hash=payment(1).payment_hash, parent=UUID(int=1))
+    records.write(*(payments.add_payment(each) for each in (payment(1), part)))
+    assert records.read(payments.has_split_payments)
+    assert len(records.read(payments.find_standing, part.payment_hash)) == 2
+    records.write(payments.payment_failed(UUID(int=1), [], 1_010))
+    assert records.read(payments.find_standing, part.payment_hash) == [part]
+
+
 def test_the_same_invoice_is_never_paid_twice(records: Records) -> None:
     same = bytes(32)
 
