@@ -130,7 +130,7 @@ async def balances_agree(node: Cluster, ldk: Ldk) -> None:
     async def agree() -> bool:
         nonlocal last
         channel = await channel_of(node, ldk.node_id)
-        theirs = next(iter(await ldk("channels")))
+        theirs = next(c for c in await ldk("channels") if c["peer"] == node.node_id)
         spec = channel["data"]["commitments"]["active"][0]["localCommit"]["spec"]
         last = (int(spec["toLocal"]), squall_msat(theirs))
         return not spec["htlcs"] and last[0] == last[1]
