@@ -21,8 +21,8 @@ from back.channel.events import Connected, Disconnected, OfferHtlc, Received
 from back.channel.model import Channel, Funding, Link
 from back.channels import Channels, PaymentEffect
 from back.graph.paths.experience import Experience
-from back.graph.paths.network import Network, _Channel
-from back.graph.paths.search import Search
+from back.graph.paths.network import Network, Terms
+from back.graph.paths.question import Question
 from back.graph.paths.split import find_routes
 from back.htlcs import Htlcs
 from back.payment.invoices import InvoiceRequest
@@ -275,27 +275,23 @@ class LineFinder:
         for place, scids in self._line.scids.items():
             ends = self._line.nodes[place], self._line.nodes[place + 1]
             for scid in scids:
-                numbers = tuple(network._number_of(node.node_id) for node in ends)
-                network._channels[scid] = _Channel(numbers, 10**9)  # type: ignore[arg-type]
+                network.add(scid, (ends[0].node_id, ends[1].node_id), 10**9)
                 for side in (0, 1):
-                    terms = ends[side].told_terms
-                    key = scid << 1 | side
-                    network.incoming[numbers[1 - side]][key] = (
-                        key,
-                        numbers[side],
-                        terms.fee_base_msat,
-                        terms.fee_proportional_millionths,
-                        terms.cltv_expiry_delta,
-                        terms.htlc_minimum_msat,
-                        terms.htlc_maximum_msat,
-                        1e-9,
+                    told = ends[side].told_terms
+                    terms = Terms(
+                        told.fee_base_msat,
+                        told.fee_proportional_millionths,
+                        told.cltv_expiry_delta,
+                        told.htlc_minimum_msat,
+                        told.htlc_maximum_msat,
                     )
+                    network.put(scid << 1 | side, terms)
         return network
 
     async def find(self, request: RouteRequest) -> tuple[Route, ...]:
         self.asked.append(request)
         await asyncio.sleep(0)
-        return find_routes(Search(self._network(), self.experience, request))
+        return find_routes(Question(self._network(), self.experience, request))
 
     def learned(self, lessons: Iterable[Lesson]) -> None:
         network = self._network()

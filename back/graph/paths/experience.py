@@ -7,49 +7,79 @@ to zero, the upper one to all that the channel can hold.
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from back.payment.route import Lesson
 
-__all__ = ["HALF_LIFE_S", "Bounds", "Experience", "Key"]
+__all__ = ["HALF_LIFE_S", "KEPT", "PERMANENT_S", "Bounds", "Experience", "Key", "is_faded"]
 
 HALF_LIFE_S = 3600.0
 """After so long half of what is known of a channel's balance is forgotten."""
 PERMANENT_S = 6 * 3600.0
 """So long a channel is left alone that said it would never do."""
+FORGOTTEN_S = 24 * 3600.0
+"""After so long nothing worth the memory is left of a lesson."""
 KEPT = 200_000
 """Directions that are remembered at most, the last ones taught."""
 
 
-@dataclass(slots=True)
-class Bounds:
+def is_faded(lesson: Lesson, unix_s: float) -> bool:
+    """Whether a lesson is too old to be worth telling."""
+    return unix_s - lesson.unix_s > FORGOTTEN_S
+
+
+def _kept(since_s: float, unix_s: float) -> float:
+    """Return how much of what was learned then is still worth something: 1 to 0."""
+    return float(0.5 ** (max(0.0, unix_s - since_s) / HALF_LIFE_S))
+
+
+class Bounds(NamedTuple):
     """What is known of one direction.
 
     Attributes:
         passed_msat: the most that went through.
+        passed_s: when.
         failed_msat: the least that did not; None: nothing failed.
-        unix_s: when they were learned.
+        failed_s: when.
         closed_until_s: not to be used before.
     """
 
     passed_msat: int = 0
+    passed_s: float = 0.0
     failed_msat: int | None = None
-    unix_s: float = 0.0
+    failed_s: float = 0.0
     closed_until_s: float = 0.0
 
     def at(self, unix_s: float, most_msat: int) -> tuple[float, float]:
-        """Return the faded bounds: (surely passes, surely does not pass).
+        """Return the faded bounds: what likely passes, and what likely does not; in order.
 
         Args:
             unix_s: now.
             most_msat: that the channel can carry at all.
         """
-        kept = 0.5 ** (max(0.0, unix_s - self.unix_s) / HALF_LIFE_S)
-        low = self.passed_msat * kept
-        if self.failed_msat is None:
-            return low, float(most_msat)
-        return low, most_msat - (most_msat - min(self.failed_msat, most_msat)) * kept
+        high = float(most_msat)
+        if self.failed_msat is not None and self.failed_msat < most_msat:
+            high -= (most_msat - self.failed_msat) * _kept(self.failed_s, unix_s)
+        low = self.passed_msat * _kept(self.passed_s, unix_s)
+        return min(low, high), high
+
+    def taught(self, lesson: Lesson) -> "Bounds":
+        """Return what is known after another lesson."""
+        amount, now = lesson.amount_msat, lesson.unix_s
+        passed = int(self.passed_msat * _kept(self.passed_s, now))
+        if lesson.passed:
+            failed = self.failed_msat
+            if failed is not None and failed <= amount:
+                failed = None
+            return Bounds(max(passed, amount), now, failed, self.failed_s)
+        if lesson.is_permanent:
+            return self._replace(closed_until_s=now + PERMANENT_S)
+        passed = max(0, min(passed, amount - 1))
+        is_less = self.failed_msat is None or amount <= self.failed_msat
+        if is_less or now - self.failed_s > HALF_LIFE_S:
+            return Bounds(passed, now, amount, now, self.closed_until_s)
+        # What failed before was less, and not long ago: it says more.
+        return Bounds(passed, now, self.failed_msat, self.failed_s, self.closed_until_s)
 
 
 Key: TypeAlias = int | tuple[int, bytes]
@@ -59,12 +89,16 @@ Key: TypeAlias = int | tuple[int, bytes]
 class Experience:
     """Bounds of directions of channels, by their key.
 
+    Args:
+        kept: directions that are remembered at most.
+
     Attributes:
         bounds: the last ones taught last.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, kept: int = KEPT) -> None:
         self.bounds: OrderedDict[Key, Bounds] = OrderedDict()
+        self._kept = kept
 
     def learn(self, lessons: Iterable[Lesson], key_of: Callable[[int, bytes], Key]) -> None:
         """Take lessons, the oldest first.
@@ -75,23 +109,6 @@ class Experience:
         """
         for lesson in lessons:
             key = key_of(lesson.short_channel_id, lesson.node_id)
-            bounds = self.bounds.pop(key, None) or Bounds()
-            self.bounds[key] = self._taught(bounds, lesson)
-            if len(self.bounds) > KEPT:
+            self.bounds[key] = self.bounds.pop(key, Bounds()).taught(lesson)
+            if len(self.bounds) > self._kept:
                 self.bounds.popitem(last=False)
-
-    @staticmethod
-    def _taught(old: Bounds, lesson: Lesson) -> Bounds:
-        kept = 0.5 ** (max(0.0, lesson.unix_s - old.unix_s) / HALF_LIFE_S)
-        passed, failed = int(old.passed_msat * kept), old.failed_msat
-        closed = old.closed_until_s
-        if lesson.passed:
-            passed, closed = max(passed, lesson.amount_msat), 0.0
-            if failed is not None and failed <= lesson.amount_msat:
-                failed = None
-        elif lesson.is_permanent:
-            closed = lesson.unix_s + PERMANENT_S
-        else:
-            failed = lesson.amount_msat if failed is None else min(failed, lesson.amount_msat)
-            passed = min(passed, failed - 1)
-        return Bounds(max(0, passed), failed, lesson.unix_s, closed)

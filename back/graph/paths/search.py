@@ -1,19 +1,24 @@
-"""One route: Dijkstra from the payee backwards, for only so the fees on the way are known. Pure.
+"""One route of least cost, searched for from both ends. Pure.
 
 The cost of an edge is what its node takes, what the lock of the money costs, and the price of
 trying in vain: the larger the part of a channel that an amount needs, the likelier it fails.
+
+What a channel carries is known only from the payee backwards, later fees included. So the search
+from the payer (:class:`_Forward`) reckons with the bare amount: what it finds are bounds, never too
+high. Both go on in turns until they meet; from there the search from the payee (:class:`_Backward`)
+goes on alone, and the bounds lead it to the payer (A*).
 """
 
 from dataclasses import dataclass
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from math import inf
 from typing import NamedTuple
 
-from back.graph.paths.experience import Bounds, Experience, Key
-from back.graph.paths.network import EdgeTuple, Network
-from back.payment.route import Hop, RouteRequest, fee_msat
+from back.graph.paths.network import EdgeTuple
+from back.graph.paths.question import Question
+from back.payment.route import Hop, fee_msat
 
-__all__ = ["CHEAPEST", "SHORTEST", "USUAL", "Found", "Search", "Weights"]
+__all__ = ["CHEAPEST", "FASTEST", "SHORTEST", "USUAL", "Cut", "Found", "Weights", "search"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,258 +28,368 @@ class Weights:
     Attributes:
         fees: share of the fees.
         hop_msat: of each hop, whatever it takes.
-        lock_per_block: of the amount, for each block that it is locked.
+        block_msat: of each block that the money is locked.
+        lock_per_block: likewise, of the amount.
         failure_msat: of an attempt that surely fails.
         failure_share: of the amount, likewise.
     """
 
     fees: float = 1.0
     hop_msat: float = 100.0
+    block_msat: float = 0.0
     lock_per_block: float = 15e-9
     failure_msat: float = 1_000.0
     failure_share: float = 0.002
 
+    def shaken(self, seed: int) -> "Weights":
+        """Return them up to a tenth heavier, but for the fees.
+
+        So ways that are about as good take turns.
+        """
+        more = 1.0 + seed % 1024 / 10_240
+        return Weights(
+            self.fees,
+            self.hop_msat * more,
+            self.block_msat * more,
+            self.lock_per_block * more,
+            self.failure_msat * more,
+            self.failure_share * more,
+        )
+
 
 USUAL = Weights()
-CHEAPEST = Weights(hop_msat=0, lock_per_block=0, failure_msat=0, failure_share=0)
-SHORTEST = Weights(fees=0, hop_msat=1, lock_per_block=0, failure_msat=0, failure_share=0)
-
-
-class Step(NamedTuple):
-    """An edge on the way.
-
-    Attributes:
-        edge: as in the network.
-        hop: as people know it.
-    """
-
-    edge: EdgeTuple
-    hop: Hop
+CHEAPEST = Weights(1, 0, 0, 0, 0, 0)
+"""The cost is the fees, in msat."""
+SHORTEST = Weights(0, 1, 0, 0, 0, 0)
+"""The cost is the number of hops."""
+FASTEST = Weights(0, 0, 1, 0, 0, 0)
+"""The cost is the number of blocks."""
 
 
 class Found(NamedTuple):
-    """A way from the payer to the payee, first our own channel."""
+    """A way from the payer to the payee.
 
-    steps: tuple[Step, ...]
+    Attributes:
+        edges: first the payer's own channel.
+        hops: the same as a route has them; the first one is free.
+    """
 
-    @property
-    def hops(self) -> tuple[Hop, ...]:
-        """As a route has them."""
-        return tuple(step.hop for step in self.steps)
+    edges: tuple[EdgeTuple, ...]
+    hops: tuple[Hop, ...]
 
     def amounts_msat(self, amount_msat: int) -> list[int]:
         """Return what each hop's HTLC carries so that the last carries ``amount_msat``."""
         carried = [amount_msat]
-        for step in reversed(self.steps[1:]):
-            carried.append(carried[-1] + fee_msat(step.hop, carried[-1]))
+        for hop in reversed(self.hops[1:]):
+            carried.append(carried[-1] + fee_msat(hop, carried[-1]))
         carried.reverse()
         return carried
 
 
-class Search:
-    """A request, ready to be searched for: what it adds to the network and takes from it.
+def found_by(question: Question, edges: list[EdgeTuple]) -> Found:
+    """Return a way of edges, the payer's own first."""
+    hops = [question.hop(edge) for edge in edges]
+    hops[0] = hops[0]._replace(fee_base_msat=0, fee_proportional_millionths=0, cltv_expiry_delta=0)
+    return Found(tuple(edges), tuple(hops))
 
-    Args:
-        network: the routing table.
-        experience: of past attempts.
-        request: what is looked for.
+
+@dataclass(slots=True)
+class Cut:
+    """For which limits a search gave up ways.
 
     Attributes:
-        was_limited: whether the last search gave up ways for a limit of the request.
+        by_fee: they were dearer than allowed.
+        by_others: they were longer or slower.
+        by_steps: it took too long.
     """
 
-    def __init__(self, network: Network, experience: Experience, request: RouteRequest) -> None:
-        self.network = network
-        self.request = request
-        self.was_limited = False
-        self._known = experience.bounds
-        self._numbers: dict[bytes, int] = {}
-        self._ids: list[bytes] = []
-        self._source = self._number(request.source)
-        self._payee = self._number(request.payee)
-        self._extra: dict[int, list[EdgeTuple]] = {}
-        self._hops: dict[int, Hop] = {}
-        self._skipped: set[int] = set()
-        self._names: dict[int, Key] = {}
-        """Of extra edges: under what name experience has them."""
-        self._add_extra()
-        self._add_local()
-        self._skip_ignored()
-        self._jitter = 1.0 + request.seed % 1024 / 1_000_000
-        self.used: dict[int, int] = {}
-        for scid, node_id, msat in request.in_flight:
-            key = self._key(scid, node_id)
-            if key is not None:
-                self.used[key] = self.used.get(key, 0) + msat
+    by_fee: bool = False
+    by_others: bool = False
+    by_steps: bool = False
 
-    # --- what the request adds and takes ----------------------------------------------------------
+    def __bool__(self) -> bool:
+        """Whether there may be a way that was not found."""
+        return self.by_fee or self.by_others or self.by_steps
 
-    def _number(self, node_id: bytes) -> int:
-        number = self.network.number(node_id)
-        if number is None:
-            number = self._numbers.get(node_id)
-        if number is None:
-            number = self._numbers[node_id] = len(self.network.ids) + len(self._ids)
-            self._ids.append(node_id)
-        return number
 
-    def _add(self, hop: Hop, least_msat: int, most_msat: int) -> None:
-        key = -1 - len(self._hops)
-        self._hops[key] = hop
-        in_table = self.network.key(hop.short_channel_id, hop.node_id)
-        self._names[key] = in_table if in_table is not None else (hop.short_channel_id, hop.node_id)
-        if in_table is not None:
-            self._skipped.add(in_table)
-        edge = (
-            key,
-            self._number(hop.node_id),
-            hop.fee_base_msat,
-            hop.fee_proportional_millionths,
-            hop.cltv_expiry_delta,
-            least_msat,
-            most_msat,
-            0.0,
-        )
-        self._extra.setdefault(self._number(hop.next_node_id), []).append(edge)
+def search(
+    question: Question,
+    amount_msat: int,
+    max_fee_msat: int,
+    weights: Weights,
+    steps: float = inf,
+) -> tuple[Found | None, Cut]:
+    """Return the way of least cost for an amount, None if none was found within the limits.
 
-    def _add_extra(self) -> None:
-        for edge in self.request.extra:
-            if edge.hop.node_id != self.request.source or self.request.local is None:
-                self._add(edge.hop, edge.htlc_minimum_msat, edge.htlc_maximum_msat)
+    Of the ways to a node only the one of least cost is followed: a limit that cuts it off may hide
+    a dearer one that would have kept it. The answer says whether that can have been.
 
-    def _add_local(self) -> None:
-        for channel in self.request.local or ():
-            hop = Hop(self.request.source, channel.next_node_id, channel.short_channel_id)
-            self._add(hop, channel.htlc_minimum_msat, channel.can_send_msat)
+    Args:
+        question: where it is looked for.
+        amount_msat: for the payee.
+        max_fee_msat: that the way may cost.
+        weights: what counts.
+        steps: edges that it may look at before it gives up.
 
-    def _skip_ignored(self) -> None:
-        ignored = self.request.ignored_channels
-        for scid, node_id in ignored:
-            key = self.network.key(scid, node_id)
-            if key is not None:
-                self._skipped.add(key)
-        self._skipped.update(
-            key for key, hop in self._hops.items() if (hop.short_channel_id, hop.node_id) in ignored
-        )
-        self._ignored = {self._number(node_id) for node_id in self.request.ignored_nodes}
-        self._ignored -= {self._source, self._payee}
+    Raises:
+        CommandError: the request's budget of steps is used up.
+    """
+    forward = _Forward(question, amount_msat, weights)
+    backward = _Backward(question, amount_msat, max_fee_msat, weights, forward)
+    if _meet(forward, backward) and backward.finish(steps):
+        return found_by(question, backward.way()), backward.cut
+    return None, backward.cut
 
-    def _key(self, scid: int, node_id: bytes) -> int | None:
-        for key, hop in self._hops.items():
-            if hop.short_channel_id == scid and hop.node_id == node_id:
-                return key
-        return self.network.key(scid, node_id)
 
-    # --- searching --------------------------------------------------------------------------------
+def _most_cost(question: Question, max_fee_msat: int, weights: Weights) -> float:
+    """Return what a way within the limits costs at most, where the cost is one of them."""
+    request = question.request
+    limits = ((CHEAPEST, max_fee_msat), (SHORTEST, request.max_hops))
+    for limited, limit in (*limits, (FASTEST, request.max_cltv_expiry_delta)):
+        if weights == limited:
+            return float(limit)
+    return inf
 
-    def route(self, amount_msat: int, max_fee_msat: int, weights: Weights) -> Found | None:
-        """Return the way of least cost for an amount; None if there is none within the limits."""
-        self.was_limited = False
-        via = self._via(amount_msat, max_fee_msat, weights)
-        if self._source not in via:
-            return None
-        steps, node = [], self._source
-        while node != self._payee:
-            edge, node = via[node]
-            hop = self._hops.get(edge[0]) or self.network.hop(edge, node)
-            steps.append(Step(edge, hop))
-        first = steps[0].hop._replace(
-            fee_base_msat=0, fee_proportional_millionths=0, cltv_expiry_delta=0
-        )
-        return Found((Step(steps[0].edge, first), *steps[1:]))
 
-    def _via(  # noqa: C901, PLR0912, PLR0915 - the one loop that everything waits for
-        self, amount_msat: int, max_fee_msat: int, weights: Weights
-    ) -> dict[int, tuple[EdgeTuple, int]]:
-        """Return the edge by which each reached node goes on, and where it leads."""
-        request, source, ignored = self.request, self._source, self._ignored
-        incoming, extra, skipped, used = (
-            self.network.incoming,
-            self._extra,
-            self._skipped,
-            self.used,
-        )
-        has_known, is_local = bool(self._known), request.local is not None
-        max_delta, max_hops = request.max_cltv_expiry_delta, request.max_hops
-        fee_weight, lock = weights.fees * self._jitter, weights.lock_per_block
-        most_amount_msat = amount_msat + max_fee_msat
-        size = len(self.network.ids) + len(self._ids)
-        best = [inf] * size
-        best[self._payee] = 0.0
-        amounts, deltas, lengths = {self._payee: amount_msat}, {self._payee: 0}, {self._payee: 0}
-        via: dict[int, tuple[EdgeTuple, int]] = {}
-        heap = [(0.0, self._payee)]
-        is_done = bytearray(size)
+def _meet(forward: "_Forward", backward: "_Backward") -> bool:
+    """Go on from both ends in turns until a node is reached for good from both."""
+    while True:
+        if backward.looked <= forward.looked:
+            node = backward.step()
+            if node is None:
+                return False
+            if forward.is_done[node]:
+                return True
+        else:
+            node = forward.step()
+            if node is None:
+                return False
+            if backward.is_done[node]:
+                return True
+
+
+class _Forward:
+    """From the payer on: bounds of what it costs to get to a node.
+
+    Attributes:
+        least: by node; what is more than ``radius`` may still become less, but not than that.
+        radius: so far the search has come.
+        looked: edges that it has looked at.
+    """
+
+    def __init__(self, question: Question, amount_msat: int, weights: Weights) -> None:
+        self.question = question
+        self.weights = weights
+        self.amount_msat = amount_msat
+        self.least = [inf] * question.size
+        self.least[question.source] = 0.0
+        self.is_done = bytearray(question.size)
+        self.radius = 0.0
+        self.looked = 0
+        self._heap = [(0.0, question.source)]
+
+    def step(self) -> int | None:
+        """Reach one more node for good; return it, None if there is no other."""
+        heap, is_done = self._heap, self.is_done
+        while heap:
+            cost, node = heappop(heap)
+            if not is_done[node]:
+                is_done[node] = 1
+                self.radius = cost
+                self._expand(cost, node)
+                return node
+        return None
+
+    def _expand(self, so_far: float, node: int) -> None:
+        question, weights, amount = self.question, self.weights, self.amount_msat
+        least, is_done, heap = self.least, self.is_done, self._heap
+        skipped, ignored, used = question.skipped, question.ignored, question.used
+        is_source = node == question.source
+        is_special = bool(used or question.known)
+        fees, hop_msat = weights.fees, weights.hop_msat
+        block_msat = weights.block_msat + amount * weights.lock_per_block
+        failure_msat = weights.failure_msat + amount * weights.failure_share
+        risk_msat = amount * failure_msat
+        edges = question.edges_from(node)
+        self.looked += len(edges) + 1
+        for edge in edges:
+            key, _, target, base, millionths, blocks, _, most, share = edge
+            if amount > most or is_done[target]:
+                continue
+            if is_source:
+                cost = so_far + hop_msat
+            else:
+                fee = base + amount * millionths // 1_000_000
+                cost = so_far + fee * fees + hop_msat + blocks * block_msat
+            if is_special:
+                chance = question.chance(edge, amount)
+                if chance is None:
+                    continue
+                cost += chance * failure_msat
+            else:
+                cost += share * risk_msat
+            if cost >= least[target] or key in skipped or target in ignored:
+                continue
+            least[target] = cost
+            heappush(heap, (cost, target))
+
+
+class _Label(NamedTuple):
+    """The way from a node to the payee.
+
+    Attributes:
+        amount_msat: that the node gets.
+        delta: blocks of the hops.
+        length: how many hops.
+        edge: the first one; None: it is the payee.
+    """
+
+    amount_msat: int
+    delta: int
+    length: int
+    edge: EdgeTuple | None
+
+
+class _Backward:
+    """From the payee backwards: what is known of a node here is exact.
+
+    Attributes:
+        cut: for which limits ways were given up.
+        looked: edges that it has looked at.
+    """
+
+    def __init__(
+        self,
+        question: Question,
+        amount_msat: int,
+        max_fee_msat: int,
+        weights: Weights,
+        forward: _Forward,
+    ) -> None:
+        self.question = question
+        self.weights = weights
+        self.cut = Cut()
+        self.is_done = bytearray(question.size)
+        self.looked = 0
+        self._forward = forward
+        self._bare_msat = amount_msat
+        self._most_msat = amount_msat + max_fee_msat
+        self._most_cost = _most_cost(question, max_fee_msat, weights)
+        self._radius = 0.0
+        self._is_led = False
+        """The heap is ordered by the whole cost to the payer, as far as that is known."""
+        self._least = [inf] * question.size
+        self._least[question.payee] = 0.0
+        self._labels = {question.payee: _Label(amount_msat, 0, 0, None)}
+        self._heap = [(0.0, question.payee)]
+
+    def step(self) -> int | None:
+        """Reach one more node for good; return it, None if there is no other."""
+        heap, is_done = self._heap, self.is_done
+        bounds = self._forward.least
         while heap:
             cost, node = heappop(heap)
             if is_done[node]:
                 continue
-            if node == source:
-                break
-            is_done[node] = 1
-            amount, delta, length = amounts[node], deltas[node], lengths[node] + 1
-            if length > max_hops:
-                self.was_limited = True
+            beyond = 0.0 if self._is_led else min(bounds[node], self._forward.radius)
+            if cost + beyond > self._most_cost:
+                self._cut_by_cost()
                 continue
-            failure_msat = weights.failure_msat + amount * weights.failure_share
-            lock_msat = amount * lock
-            edges = incoming[node].values() if node < len(incoming) else ()
-            for edge in (*edges, *extra[node]) if node in extra else edges:
-                key, previous, base, millionths, blocks, least, most, share = edge
-                if amount > most or amount < least or is_done[previous]:
-                    continue
-                if previous == source:
-                    if is_local and key >= 0:
-                        continue
-                    fee = blocks = 0
-                else:
-                    fee = base + amount * millionths // 1_000_000
-                new_cost = cost + fee * fee_weight + weights.hop_msat + blocks * lock_msat
-                if new_cost >= best[previous]:
-                    continue
-                if amount + fee > most_amount_msat or delta + blocks > max_delta:
-                    self.was_limited = True
-                    continue
-                if key in skipped or previous in ignored:
-                    continue
-                if key in used and amount + used[key] > most:
-                    continue
-                chance = amount * share
-                if has_known and (bounds := self._bounds(key)) is not None:
-                    if bounds.closed_until_s > request.unix_s:
-                        continue
-                    low, high = bounds.at(request.unix_s, most)
-                    if amount >= high and bounds.failed_msat is not None:
-                        continue
-                    if bounds.failed_msat is not None or amount <= low:
-                        chance = max(0.0, amount - low) / max(1.0, high - low)
-                new_cost += chance * failure_msat
-                if new_cost >= best[previous]:
-                    continue
-                best[previous] = new_cost
-                amounts[previous], deltas[previous] = amount + fee, delta + blocks
-                lengths[previous] = length
-                via[previous] = edge, node
-                heappush(heap, (new_cost, previous))
-        return via if is_done[self._payee] and best[source] < inf else {}
+            is_done[node] = 1
+            if node != self.question.source:
+                self._expand(node)
+            return node
+        return None
 
-    def _bounds(self, key: int) -> Bounds | None:
-        """Return what past attempts taught of an edge."""
-        return self._known.get(self._names[key] if key < 0 else key)
+    def _cut_by_cost(self) -> None:
+        if self.weights == CHEAPEST:
+            self.cut.by_fee = True
+        else:
+            self.cut.by_others = True
 
-    def most_to_payee_msat(self) -> int:
-        """Return what all the payee's channels carry together, or one if there is but one part."""
-        payee = self._payee
-        edges = [*self._extra.get(payee, ())]
-        if payee < len(self.network.incoming):
-            edges += self.network.incoming[payee].values()
-        most = [max(0, self.most_msat(edge)) for edge in edges if edge[0] not in self._skipped]
-        return sum(most) if self.request.max_parts > 1 else max(most, default=0)
+    def finish(self, steps: float) -> bool:
+        """Go on to the payer, led by what the other search found; whether it was reached."""
+        source, is_done = self.question.source, self.is_done
+        if is_done[source]:
+            return True
+        self._radius, bounds, self._is_led = self._forward.radius, self._forward.least, True
+        least = self._least
+        self._heap = [
+            (least[node] + min(bounds[node], self._radius), node)
+            for node in {node for _, node in self._heap}
+            if not is_done[node]
+        ]
+        heapify(self._heap)
+        while (node := self.step()) is not None:
+            if node == source:
+                return True
+            if self.looked > steps:
+                self.cut.by_steps = True
+                break
+        return False
 
-    def most_msat(self, edge: EdgeTuple) -> int:
-        """Return the most that may go by an edge: what it declares, less than what failed."""
-        most_msat = edge[6] - self.used.get(edge[0], 0)
-        bounds = self._bounds(edge[0])
-        if bounds is None or bounds.failed_msat is None:
-            return most_msat
-        return min(most_msat, int(bounds.at(self.request.unix_s, edge[6])[1]) - 1)
+    def way(self) -> list[EdgeTuple]:
+        """Return the edges from the payer to the payee."""
+        edges = []
+        edge = self._labels[self.question.source].edge
+        while edge is not None:
+            edges.append(edge)
+            edge = self._labels[edge[2]].edge
+        return edges
+
+    def _expand(self, node: int) -> None:  # noqa: C901, PLR0912, PLR0915 - the loop that everything waits for
+        question, weights = self.question, self.weights
+        least, is_done, heap, labels = self._least, self.is_done, self._heap, self._labels
+        bounds, radius = self._forward.least, self._radius
+        skipped, ignored, used = question.skipped, question.ignored, question.used
+        source, is_special = question.source, bool(used or question.known)
+        bare_msat = self._bare_msat
+        is_local = question.request.local is not None
+        max_delta, most_msat = question.request.max_cltv_expiry_delta, self._most_msat
+        so_far = least[node]
+        amount, delta, length, _ = labels[node]
+        if length >= question.request.max_hops:
+            self.cut.by_others = True
+            return
+        length += 1
+        fees, hop_msat = weights.fees, weights.hop_msat
+        block_msat = weights.block_msat + amount * weights.lock_per_block
+        failure_msat = weights.failure_msat + amount * weights.failure_share
+        risk_msat = amount * failure_msat
+        edges = question.edges_to(node)
+        self.looked += len(edges) + 1
+        for edge in edges:
+            key, previous, _, base, millionths, blocks, minimum, most, share = edge
+            if amount > most or is_done[previous] or amount < minimum:
+                if bare_msat <= most < amount:
+                    self.cut.by_fee = True
+                continue
+            if previous == source:
+                if is_local and key >= 0:
+                    continue
+                fee = blocks = 0
+            else:
+                fee = base + amount * millionths // 1_000_000
+            cost = so_far + fee * fees + hop_msat + blocks * block_msat
+            if cost >= least[previous]:
+                continue
+            if is_special:
+                chance = question.chance(edge, amount)
+                if chance is None:
+                    self.cut.by_fee = self.cut.by_fee or amount > bare_msat
+                    continue
+                cost += chance * failure_msat
+            else:
+                cost += share * risk_msat
+            if cost >= least[previous] or key in skipped or previous in ignored:
+                continue
+            if amount + fee > most_msat:
+                self.cut.by_fee = True
+                continue
+            if delta + blocks > max_delta:
+                self.cut.by_others = True
+                continue
+            least[previous] = cost
+            labels[previous] = _Label(amount + fee, delta + blocks, length, edge)
+            beyond = bounds[previous] if bounds[previous] < radius else radius  # noqa: FURB136 - quick
+            heappush(heap, (cost + beyond, previous))

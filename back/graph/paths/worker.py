@@ -5,6 +5,7 @@ input, so with the back, however that ends.
 """
 
 import contextlib
+import gc
 import os
 import pickle
 import signal
@@ -14,7 +15,7 @@ from typing import Any, BinaryIO
 
 from back.graph.paths.experience import Experience
 from back.graph.paths.network import Network
-from back.graph.paths.search import Search
+from back.graph.paths.question import Question
 from back.graph.paths.split import find_routes
 from back.payment.route import RouteRequest
 from shared.errors import CommandError
@@ -32,11 +33,18 @@ def pack(*frame: Any) -> bytes:  # noqa: ANN401 - whatever the other end underst
 
 
 class Finder:
-    """The graph, what was learned, and the answers."""
+    """The graph, what was learned, and the answers.
+
+    Attributes:
+        network: in which ways are looked for.
+        experience: of past attempts.
+    """
 
     def __init__(self) -> None:
         self.network = Network()
         self.experience = Experience()
+        self._next = Network()
+        """Told from the start, while the other one still serves."""
 
     def take(self, frame: tuple[Any, ...]) -> bytes:
         """Take a frame; return the answer, empty if it wants none."""
@@ -44,11 +52,22 @@ class Finder:
             case ("changes", changes):
                 for change in changes:
                     self.network.apply(change)
+            case ("table", changes):
+                for change in changes:
+                    self._next.apply(change)
+            case ("swap",):
+                self._swap()
             case ("learn", lessons):
                 self.experience.learn(lessons, self._key)
             case ("find", number, request):
                 return self._find(number, request)
         return b""
+
+    def _swap(self) -> None:
+        self.network, self._next = self._next, Network()
+        # Looking through a hundred thousand edges for cycles, time and again, costs searches dear.
+        gc.collect()
+        gc.freeze()
 
     def _key(self, short_channel_id: int, node_id: bytes) -> int | tuple[int, bytes]:
         key = self.network.key(short_channel_id, node_id)
@@ -56,8 +75,8 @@ class Finder:
 
     def _find(self, number: int, request: RouteRequest) -> bytes:
         try:
-            search = Search(self.network, self.experience, request)
-            return pack(number, find_routes(search), "")
+            question = Question(self.network, self.experience, request)
+            return pack(number, find_routes(question), "")
         except CommandError as error:
             return pack(number, (), str(error))
         except Exception as error:  # noqa: BLE001 - a bug of ours: the others shall be found
