@@ -135,6 +135,8 @@ class RouteRequest:
         in_flight: (scid, node that forwards into it, msat) of other parts that are under way.
         max_parts: 1: a single route.
         min_part_msat: no smaller part, but for the last one.
+        is_source_paid: what the source asks for its own channel counts as a cost and a fee, though
+            the route does not carry it; for ``local`` it is in an edge of ``extra``.
         unix_s: now.
         seed: random: breaks ties.
     """
@@ -152,6 +154,7 @@ class RouteRequest:
     in_flight: tuple[tuple[int, bytes, int], ...] = ()
     max_parts: int = 1
     min_part_msat: int = 1_000_000
+    is_source_paid: bool = False
     unix_s: float = 0.0
     seed: int = field(default=0, repr=False)
 

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -388,3 +389,20 @@ def test_a_way_that_is_neither_cheapest_nor_fastest_keeps_both_limits() -> None:
     )
     asked = request(max_cltv_expiry_delta=100, max_fee_msat=1_000)
     assert routes(graph, asked) == [[1, 2, 5]]
+
+
+def test_what_the_payer_asks_for_its_own_channel_counts_only_if_it_shall() -> None:
+    graph = Graph([(0, 1, 9_000, 0, 5, 1, 10**9), (0, 5, 700, 0, 5, 1, 10**9), *LINE[1:]])
+    assert routes(graph, request(max_fee_msat=650)) == [[2]]
+    with pytest.raises(CommandError):
+        routes(graph, request(max_fee_msat=650, is_source_paid=True))
+    local = tuple(LocalChannel(n, NODES[1], 10**6) for n in (7, 8))
+    terms = tuple(
+        Edge(Hop(SOURCE, NODES[1], n, fee, 0, 0), 1, 10**6) for n, fee in ((7, 90), (8, 20))
+    )
+    paid = request(local=local, extra=terms, is_source_paid=True)
+    assert routes(graph, paid) == [[8, 3]]
+    (found_by_it,) = find_routes(Question(graph.network, Experience(), paid))
+    assert found_by_it.fee_msat == 1_000
+    with pytest.raises(CommandError):
+        routes(graph, replace(paid, max_fee_msat=1_010))

@@ -9,13 +9,14 @@ from pydantic import SecretStr
 from support.api import PASSWORD, Api, Wallet, served
 from support.network import Network, Shape, generate
 
-from back.payment.route import Hop, Route, RouteRequest
+from back.payment.route import Hop, LocalChannel, Route, RouteRequest
 from shared.errors import CommandError
 from shared.gossip.table import Table
-from shared.gossip.view import channel_view
+from shared.gossip.view import channel_view, update_view
 from shared.units import ShortChannelId
 
 OWN = b"\x02" + bytes([7]) * 32
+LOCAL = LocalChannel(42, b"\x03" + bytes([8]) * 32, 9_000, 5)
 
 
 class Paths:
@@ -53,7 +54,15 @@ async def api(network: Network, paths: Paths) -> AsyncIterator[Api]:
         graph=SimpleNamespace(is_ready=True, table=table),
         paths=paths,
         payments=SimpleNamespace(
-            sender=SimpleNamespace(exits=SimpleNamespace(local=lambda: ("ours",)))
+            sender=SimpleNamespace(
+                exits=SimpleNamespace(
+                    local=lambda: (LOCAL,),
+                    runner=lambda scid: SimpleNamespace(channel=scid),
+                )
+            )
+        ),
+        announcing=SimpleNamespace(
+            own_update=lambda scid: next(iter(network.updates.values())) if scid == 42 else None
         ),
     )
     async with served(node, Wallet()) as api:
@@ -82,11 +91,12 @@ async def test_a_route_is_told_by_nodes_by_channels_and_in_full(
     by_node = await api.call("findroutetonode", **asked)
     nodes = [OWN.hex(), found.hops[1].node_id.hex(), target]
     assert by_node == {"routes": [{"amount": 5_000, "nodeIds": nodes}]}
-    by_channel = await api.call("findroutetonode", **asked, routeFormat="shortChannelId")
+    by_channel = await api.call("findroutetonode", **asked, format="shortChannelId")
     names = [str(ShortChannelId.unpack(scid)) for scid in scids]
     assert by_channel == {"routes": [{"amount": 5_000, "shortChannelIds": names}]}
-    full = await api.call("findroutetonode", **asked, routeFormat="full")
+    full = await api.call("findroutetonode", **asked, format="full")
     first, second = full["routes"][0]["hops"]
+    assert full["routes"][0]["fee"] == found.fee_msat > 0
     assert first["source"]["type"] == "hint"
     assert second["source"]["type"] == "announcement"
     assert second["source"]["channelUpdate"]["shortChannelId"] == names[1]
@@ -108,9 +118,11 @@ async def test_what_is_to_be_avoided_is_asked_for(api: Api, paths: Paths, networ
     )
     (asked,) = paths.asked
     assert asked.ignored_nodes == {ends[0]}
-    assert asked.ignored_channels == {(scids[1], ends[0]), (scids[1], ends[1])}
+    assert asked.ignored_channels == {(scids[1], node) for node in (*ends, OWN)}
     assert (asked.max_fee_msat, asked.max_cltv_expiry_delta) == (77, 500)
-    assert (asked.source, asked.local) == (OWN, ("ours",))
+    assert (asked.source, asked.local) == (OWN, (LOCAL,))
+    assert (asked.max_parts, asked.is_source_paid, asked.extra) == (1, False, ())
+    assert asked.unix_s > 1_700_000_000
 
 
 async def test_between_other_nodes_our_channels_are_as_the_network_sees_them(
@@ -135,5 +147,25 @@ async def test_what_cannot_be_found_says_so(api: Api) -> None:
     own = await api.refused("findroutetonode", nodeId=OWN.hex(), amountMsat=1)
     assert "same node" in own
     assert "positive" in await api.refused("findroutetonode", nodeId=target, amountMsat=0)
-    wrong = await api.refused("findroutetonode", nodeId=target, amountMsat=1, routeFormat="short")
-    assert "routeFormat" in wrong
+    wrong = await api.refused("findroutetonode", nodeId=target, amountMsat=1, format="short")
+    assert "format" in wrong
+
+
+async def test_what_we_ask_for_our_own_channel_may_count(
+    api: Api, paths: Paths, network: Network
+) -> None:
+    found, _ = route(network)
+    paths.routes = (found,)
+    await api.call(
+        "findroutetonode",
+        nodeId=found.hops[-1].next_node_id.hex(),
+        amountMsat=5_000,
+        includeLocalChannelCost="true",
+    )
+    (asked,) = paths.asked
+    told = update_view(next(iter(network.updates.values())))
+    (edge,) = asked.extra
+    assert asked.is_source_paid
+    assert edge.hop[:4] == (OWN, LOCAL.next_node_id, 42, told.fee_base_msat)
+    assert edge.hop.fee_proportional_millionths == told.fee_proportional_millionths
+    assert (edge.htlc_minimum_msat, edge.htlc_maximum_msat) == (5, 9_000)

@@ -1,10 +1,13 @@
 """Where a payment would go."""
 
-from typing import TYPE_CHECKING, Any
+import secrets
+import time
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from back.api.calls import call
 from back.api.forms import (
     AMOUNT_MSAT,
+    BOOLEAN,
     COUNT,
     INVOICE,
     NODE_ID,
@@ -20,13 +23,15 @@ from back.api.forms import (
 from back.api.interface import ApiNode
 from back.api.json import Json, scid_json
 from back.api.network_json import update_json
-from back.payment.route import MAX_ROUTE_CLTV, Edge, Hop, Route, RouteRequest
+from back.payment.route import MAX_ROUTE_CLTV, Edge, Hop, LocalChannel, Route, RouteRequest
 from back.payment.send import hint_edges
-from back.payment.sending import MAX_PARTS, MIN_PART_MSAT, SendLimits
+from back.payment.sending import SendLimits
+from shared.gossip.view import update_view
 
 if TYPE_CHECKING:
     from shared.gossip.table import Table
 
+Sides: TypeAlias = frozenset[tuple[int, bytes]]
 FORMATS = ("nodeId", "shortChannelId", "full")
 
 
@@ -39,16 +44,9 @@ def _format(text: str) -> str:
 ROUTE_FORMAT = Kind({"type": "string", "enum": list(FORMATS)}, _format)
 
 
-def _free(text: str) -> bool:
-    if text != "false":
-        raise ValueError("our own channels cost nothing here: only 'false' is supported")
-    return False
-
-
-FREE = Kind({"type": "boolean", "enum": [False]}, _free)
 COMMON = (
-    optional("routeFormat", ROUTE_FORMAT, "nodeId by default"),
-    optional("includeLocalChannelCost", FREE, "our own channels cost nothing here"),
+    optional("format", ROUTE_FORMAT, "nodeId by default"),
+    optional("includeLocalChannelCost", BOOLEAN, "what the first node asks counts too"),
     optional("ignoreNodeIds", NODE_IDS, "not through these"),
     optional("ignoreShortChannelIds", SHORT_CHANNEL_IDS, "not through these"),
     optional("maxFeeMsat", AMOUNT_MSAT, "21 sat or 3 % by default, whichever is more"),
@@ -115,32 +113,53 @@ async def _found(
     if amount_msat <= 0:
         raise BadRequest("The form field 'amountMsat' was malformed: it must be positive")
     table = node.graph.table
-    is_ours = source == node.signer.node_id
+    local = node.payments.sender.exits.local() if source == node.signer.node_id else None
+    is_costly = form.get("includeLocalChannelCost", False)
+    own = tuple(_with_terms(node, channel) for channel in local or () if is_costly)
     request = RouteRequest(
         source=source,
         payee=target,
         amount_msat=amount_msat,
         max_fee_msat=form.get("maxFeeMsat", SendLimits().fee_msat(amount_msat)),
         max_cltv_expiry_delta=form.get("maxCltvExpiryDelta", MAX_ROUTE_CLTV),
-        local=node.payments.sender.exits.local() if is_ours else None,
-        extra=extra,
+        local=local,
+        extra=extra + own,
         ignored_nodes=frozenset(form.get("ignoreNodeIds", ())),
-        ignored_channels=frozenset(_both_sides(form, table)),
-        max_parts=MAX_PARTS,
-        min_part_msat=MIN_PART_MSAT,
+        ignored_channels=_both_sides(form, table, source, extra),
+        is_source_paid=is_costly,
+        unix_s=time.time(),
+        seed=secrets.randbits(16),
     )
     routes = await node.paths.find(request)
-    how = form.get("routeFormat", "nodeId")
+    how = form.get("format", "nodeId")
     return {"routes": [_route_json(route, table, how) for route in routes]}
 
 
-def _both_sides(form: Form, table: "Table") -> list[tuple[int, bytes]]:
-    sides = []
-    for scid in form.get("ignoreShortChannelIds", ()):
-        entry = table.channel(scid.pack())
-        if entry is not None:
-            sides += [(scid.pack(), node_id) for node_id in entry.nodes]
-    return sides
+def _with_terms(node: ApiNode, channel: LocalChannel) -> Edge:
+    """Return a channel of ours with what we ask of others for it."""
+    hop = Hop(node.signer.node_id, channel.next_node_id, channel.short_channel_id)
+    runner = node.payments.sender.exits.runner(channel.short_channel_id)
+    raw = None if runner is None else node.announcing.own_update(runner.channel)
+    if raw is not None:
+        told = update_view(raw)
+        hop = hop._replace(
+            fee_base_msat=told.fee_base_msat,
+            fee_proportional_millionths=told.fee_proportional_millionths,
+            cltv_expiry_delta=told.cltv_expiry_delta,
+        )
+    return Edge(hop, channel.htlc_minimum_msat, channel.can_send_msat)
+
+
+def _both_sides(form: Form, table: "Table", source: bytes, extra: tuple[Edge, ...]) -> Sides:
+    """Return both directions of channels that are to be left alone, as far as they are known."""
+    sides = set()
+    for named in form.get("ignoreShortChannelIds", ()):
+        scid = named.pack()
+        entry = table.channel(scid)
+        ends = () if entry is None else entry.nodes
+        hinted = (edge.hop.node_id for edge in extra if edge.hop.short_channel_id == scid)
+        sides |= {(scid, node_id) for node_id in (source, *ends, *hinted)}
+    return frozenset(sides)
 
 
 def _route_json(route: Route, table: "Table", how: str) -> Json:
@@ -152,6 +171,7 @@ def _route_json(route: Route, table: "Table", how: str) -> Json:
         shown["shortChannelIds"] = [scid_json(hop.short_channel_id) for hop in route.hops]
     else:
         shown["hops"] = [_hop_json(hop, table) for hop in route.hops]
+        shown["fee"] = route.fee_msat
     return shown
 
 

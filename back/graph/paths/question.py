@@ -25,6 +25,7 @@ class Question:
     Attributes:
         source: number of the payer. Nodes that the network does not know have numbers after its.
         payee: number of the payee.
+        free: number of the node that takes nothing, the payer; -1: there is none.
         size: how many numbers there are.
         to_node: edges that the request adds, by the node that they lead to.
         from_node: the same by the node that forwards into them.
@@ -53,6 +54,7 @@ class Question:
         """Under what name experience has them."""
         self.source = self._number(request.source)
         self.payee = self._number(request.payee)
+        self.free = -1 if request.is_source_paid else self.source
         self._add_extra()
         self._add_local()
         self._skip_ignored()
@@ -101,8 +103,11 @@ class Question:
                 self._add(edge.hop, edge.htlc_minimum_msat, edge.htlc_maximum_msat)
 
     def _add_local(self) -> None:
+        source = self.request.source
+        own = {e.hop.short_channel_id: e.hop for e in self.request.extra if e.hop.node_id == source}
         for channel in self.request.local or ():
-            hop = Hop(self.request.source, channel.next_node_id, channel.short_channel_id)
+            scid = channel.short_channel_id
+            hop = own.get(scid) or Hop(source, channel.next_node_id, scid)
             self._add(hop, channel.htlc_minimum_msat, channel.can_send_msat)
 
     def _skip_ignored(self) -> None:

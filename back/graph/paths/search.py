@@ -204,7 +204,7 @@ class _Forward:
         question, weights, amount = self.question, self.weights, self.amount_msat
         least, is_done, heap = self.least, self.is_done, self._heap
         skipped, ignored, used = question.skipped, question.ignored, question.used
-        is_source = node == question.source
+        is_free = node == question.free
         is_special = bool(used or question.known)
         fees, hop_msat = weights.fees, weights.hop_msat
         block_msat = weights.block_msat + amount * weights.lock_per_block
@@ -216,7 +216,7 @@ class _Forward:
             key, _, target, base, millionths, blocks, _, most, share = edge
             if amount > most or is_done[target]:
                 continue
-            if is_source:
+            if is_free:
                 cost = so_far + hop_msat
             else:
                 fee = base + amount * millionths // 1_000_000
@@ -342,7 +342,8 @@ class _Backward:
         least, is_done, heap, labels = self._least, self.is_done, self._heap, self._labels
         bounds, radius = self._forward.least, self._radius
         skipped, ignored, used = question.skipped, question.ignored, question.used
-        source, is_special = question.source, bool(used or question.known)
+        source, free = question.source, question.free
+        is_special = bool(used or question.known)
         bare_msat = self._bare_msat
         is_local = question.request.local is not None
         max_delta, most_msat = question.request.max_cltv_expiry_delta, self._most_msat
@@ -364,9 +365,9 @@ class _Backward:
                 if bare_msat <= most < amount:
                     self.cut.by_fee = True
                 continue
-            if previous == source:
-                if is_local and key >= 0:
-                    continue
+            if previous == source and is_local and key >= 0:
+                continue
+            if previous == free:
                 fee = blocks = 0
             else:
                 fee = base + amount * millionths // 1_000_000

@@ -69,7 +69,7 @@ class _Strict:
             if not question.is_usable(edge, amount):
                 continue
             fee = base + amount * millionths // 1_000_000
-            if previous == question.source:
+            if previous == question.free:
                 fee = blocks = 0
             after = amount + fee, delta + blocks
             if after[0] > self._most_msat or after[1] > question.request.max_cltv_expiry_delta:
