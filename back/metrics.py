@@ -46,6 +46,15 @@ _EVENTS = {
 }
 """Figures of `back.events` that are counted elsewhere, without `squall_events_`."""
 
+_PATHS = {
+    "found": "Requests for routes that were answered with some",
+    "not_found": "Requests for routes where there are none",
+    "failed": "Requests for routes without an answer: too many, too late, the worker died of them",
+    "waiting": "Requests for routes that wait for an answer now",
+    "deaths": "Times that the path-finding worker ended",
+}
+"""Figures of `back.graph.paths.service` that are counted there, without `squall_paths_`."""
+
 
 class Metrics:
     """Every metric of the back, declared once."""
@@ -123,6 +132,10 @@ class Metrics:
             name: Gauge(f"squall_events_{name}", text, registry=registry)
             for name, text in _EVENTS.items()
         }
+        self.paths = {
+            name: Gauge(f"squall_paths_{name}", text, registry=registry)
+            for name, text in _PATHS.items()
+        }
         self.judging = {
             name: Gauge(f"squall_graph_{name}", text, registry=registry)
             for name, text in _JUDGING.items()
@@ -176,6 +189,8 @@ class Metrics:
             self.channels.labels(runner.channel.phase.value).inc()
         self.refresh_graph(node.gossip)
         self.refresh_events(node.events)
+        for name, gauge in self.paths.items():
+            gauge.set(getattr(node.paths, name))
 
     def refresh_graph(self, gossip: "Gossip") -> None:
         """Set the gauges of the routing table."""

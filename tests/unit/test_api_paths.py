@@ -97,7 +97,7 @@ async def test_a_route_is_told_by_nodes_by_channels_and_in_full(
     full = await api.call("findroutetonode", **asked, format="full")
     first, second = full["routes"][0]["hops"]
     assert full["routes"][0]["fee"] == found.fee_msat > 0
-    assert first["source"]["type"] == "hint"
+    assert first["source"]["type"] == "announcement"
     assert second["source"]["type"] == "announcement"
     assert second["source"]["channelUpdate"]["shortChannelId"] == names[1]
     assert (second["nodeId"], second["nextNodeId"]) == (nodes[1], nodes[2])
@@ -169,3 +169,25 @@ async def test_what_we_ask_for_our_own_channel_may_count(
     assert edge.hop[:4] == (OWN, LOCAL.next_node_id, 42, told.fee_base_msat)
     assert edge.hop.fee_proportional_millionths == told.fee_proportional_millionths
     assert (edge.htlc_minimum_msat, edge.htlc_maximum_msat) == (5, 9_000)
+
+
+async def test_terms_of_an_unannounced_channel_are_shown_as_those_of_a_hint(
+    api: Api, paths: Paths, network: Network
+) -> None:
+    found, _ = route(network)
+    hidden = b"\x03" + bytes([9]) * 32
+    hint = Hop(found.hops[1].next_node_id, hidden, 99, 5, 6, 7)
+    paths.routes = (Route(5_000, (*found.hops, hint)),)
+    full = await api.call("findroutetonode", nodeId=hidden.hex(), amountMsat=5_000, format="full")
+    assert full["routes"][0]["hops"][2]["source"] == {
+        "type": "hint",
+        "extraHop": {
+            "sourceNodeId": hint.node_id.hex(),
+            "targetNodeId": hidden.hex(),
+            "shortChannelId": "0x0x99",
+            "feeBase": 5,
+            "feeProportionalMillionths": 6,
+            "cltvExpiryDelta": 7,
+            "htlcMinimum": 0,
+        },
+    }

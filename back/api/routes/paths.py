@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from back.api.calls import call
 from back.api.forms import (
@@ -132,14 +132,14 @@ async def _found(
     )
     routes = await node.paths.find(request)
     how = form.get("format", "nodeId")
-    return {"routes": [_route_json(route, table, how) for route in routes]}
+    minimums = {(e.hop.short_channel_id, e.hop.node_id): e.htlc_minimum_msat for e in extra}
+    return {"routes": [_route_json(route, how, node, minimums) for route in routes]}
 
 
 def _with_terms(node: ApiNode, channel: LocalChannel) -> Edge:
     """Return a channel of ours with what we ask of others for it."""
     hop = Hop(node.signer.node_id, channel.next_node_id, channel.short_channel_id)
-    runner = node.payments.sender.exits.runner(channel.short_channel_id)
-    raw = None if runner is None else node.announcing.own_update(runner.channel)
+    raw = _own_update(node, hop)
     if raw is not None:
         told = update_view(raw)
         hop = hop._replace(
@@ -162,7 +162,9 @@ def _both_sides(form: Form, table: "Table", source: bytes, extra: tuple[Edge, ..
     return frozenset(sides)
 
 
-def _route_json(route: Route, table: "Table", how: str) -> Json:
+def _route_json(
+    route: Route, how: str, node: ApiNode, minimums: dict[tuple[int, bytes], int]
+) -> Json:
     shown: Json = {"amount": route.amount_msat}
     if how == "nodeId":
         ends = [route.hops[0].node_id, *(hop.next_node_id for hop in route.hops)]
@@ -170,27 +172,44 @@ def _route_json(route: Route, table: "Table", how: str) -> Json:
     elif how == "shortChannelId":
         shown["shortChannelIds"] = [scid_json(hop.short_channel_id) for hop in route.hops]
     else:
-        shown["hops"] = [_hop_json(hop, table) for hop in route.hops]
+        shown["hops"] = [
+            {
+                "nodeId": hop.node_id.hex(),
+                "nextNodeId": hop.next_node_id.hex(),
+                "source": _source_json(hop, node, minimums),
+            }
+            for hop in route.hops
+        ]
         shown["fee"] = route.fee_msat
     return shown
 
 
-def _hop_json(hop: Hop, table: "Table") -> Json:
-    source: dict[str, Any] = {"type": "hint"}
-    entry = table.channel(hop.short_channel_id)
-    if entry is not None and hop.node_id in entry.nodes:
-        raw = entry.updates[entry.nodes.index(hop.node_id)]
-        if raw is not None:
-            source = {"type": "announcement", "channelUpdate": update_json(raw)}
-    if source["type"] == "hint":
-        source["extraHop"] = {
-            "shortChannelId": scid_json(hop.short_channel_id),
-            "feeBase": hop.fee_base_msat,
-            "feeProportionalMillionths": hop.fee_proportional_millionths,
-            "cltvExpiryDelta": hop.cltv_expiry_delta,
-        }
-    return {
-        "nodeId": hop.node_id.hex(),
-        "nextNodeId": hop.next_node_id.hex(),
-        "source": source,
+def _source_json(hop: Hop, node: ApiNode, minimums: dict[tuple[int, bytes], int]) -> Json:
+    """Return where the terms of a hop are from."""
+    raw = _announced(node.graph.table, hop)
+    if raw is None and hop.node_id == node.signer.node_id:
+        raw = _own_update(node, hop)
+    if raw is not None:
+        return {"type": "announcement", "channelUpdate": update_json(raw)}
+    extra_hop = {
+        "sourceNodeId": hop.node_id.hex(),
+        "targetNodeId": hop.next_node_id.hex(),
+        "shortChannelId": scid_json(hop.short_channel_id),
+        "feeBase": hop.fee_base_msat,
+        "feeProportionalMillionths": hop.fee_proportional_millionths,
+        "cltvExpiryDelta": hop.cltv_expiry_delta,
+        "htlcMinimum": minimums.get((hop.short_channel_id, hop.node_id), 0),
     }
+    return {"type": "hint", "extraHop": extra_hop}
+
+
+def _announced(table: "Table", hop: Hop) -> bytes | None:
+    entry = table.channel(hop.short_channel_id)
+    if entry is None or hop.node_id not in entry.nodes:
+        return None
+    return entry.updates[entry.nodes.index(hop.node_id)]
+
+
+def _own_update(node: ApiNode, hop: Hop) -> bytes | None:
+    runner = node.payments.sender.exits.runner(hop.short_channel_id)
+    return None if runner is None else node.announcing.own_update(runner.channel)
