@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from back.payment.recipient import BlindedPayPath, BlindedRecipient
-from back.payment.send import MAX_HTLC_CLTV, MAX_SHADOW_BLOCKS, Order
+from back.payment.send import MAX_HTLC_CLTV, SHADOW_ROOM, Order
 from shared.bolt12 import Invoice, expires_at, takes_parts, usable_paths
 from shared.errors import CommandError, InvalidOnion
 from shared.wire.onion import BlindedPath, BlindedPayinfo
@@ -79,7 +79,7 @@ def _payable(path: BlindedPath, payinfo: BlindedPayinfo, guide: Guide) -> Blinde
     first = guide.named(path.first_node_id)
     if first == guide.node_id:
         path, payinfo, first = _behind_us(path, payinfo, guide)
-    if payinfo.cltv_expiry_delta > MAX_HTLC_CLTV - MAX_SHADOW_BLOCKS:
+    if payinfo.cltv_expiry_delta > MAX_HTLC_CLTV - SHADOW_ROOM:
         raise CommandError(f"it locks money for {payinfo.cltv_expiry_delta} blocks")
     return BlindedPayPath(
         path=path,

@@ -62,15 +62,26 @@ class Exits:
         if reserved.count == 0:
             del self._reserved[key_index]
 
-    def is_room_coming(self, msat: int) -> bool:
-        """Whether our channels cannot send so much only for HTLCs that are in them now."""
-        free_msat = pending_msat = 0
-        for runner in self._usable(self._channels.runners.values()):
+    def is_room_coming(self, msat: int, payee: bytes | None = None) -> bool:
+        """Whether a channel, or all together, cannot send so much only for HTLCs of ours in it now.
+
+        Args:
+            msat: to be sent.
+            payee: its own channels are all that count, where it is a peer of ours.
+        """
+        peer = None if payee is None else self._channels.peers.known.get(payee)
+        runners = self._usable(peer.runners.values()) if peer is not None else []
+        free_msat = coming_msat = 0
+        for runner in runners or self._usable(self._channels.runners.values()):
             candidate = self._candidate(runner.channel)
-            free_msat += send.local_channel(candidate, is_exact=False).can_send_msat
-            pending_msat += candidate.reserved_msat
-            pending_msat += sum(h.amount_msat for h in runner.channel.htlcs.values() if h.offered)
-        return free_msat < msat <= free_msat + pending_msat
+            free = send.local_channel(candidate, is_exact=False).can_send_msat
+            coming = free + candidate.reserved_msat
+            coming += sum(h.amount_msat for h in runner.channel.htlcs.values() if h.offered)
+            if free < msat <= coming:
+                return True
+            free_msat += free
+            coming_msat += coming
+        return free_msat < msat <= coming_msat
 
     def _candidate(self, channel: "Channel") -> Candidate:
         reserved = self._reserved.get(channel.parameters.key_index)

@@ -194,7 +194,7 @@ class Rounds:
             route,
             height=self._channels.height,
             session_key=self._entropy(32),
-            shadow_blocks=1 + self._entropy(1)[0] % send.MAX_SHADOW_BLOCKS,
+            shadow_blocks=send.shadow_blocks(self._entropy(4)),
         )
         channel, payment = runner.channel, sending.payment
         attempt = Attempt(

@@ -18,7 +18,7 @@ from shared.features import Context, Feature
 
 __all__ = [
     "MAX_HTLC_CLTV",
-    "MAX_SHADOW_BLOCKS",
+    "SHADOW_ROOM",
     "Candidate",
     "Order",
     "PaymentOnion",
@@ -29,11 +29,15 @@ __all__ = [
     "name_of",
     "order",
     "payment_onion",
+    "shadow_blocks",
 ]
 
 MAX_HTLC_CLTV = 2016
 """Blocks from now that an HTLC may be locked at most (BOLT 4 § max_htlc_cltv Selection)."""
-MAX_SHADOW_BLOCKS = 6
+SHADOW_ROOM = 6
+"""Blocks of them that are kept for a random offset; it takes more where the way leaves more."""
+SHADOW_DELTAS = (34, 40, 72, 80, 100, 144)
+"""What nodes ask for, so that an offset looks like more hops."""
 MAX_OVERPAYMENT = 2
 MAX_AMOUNT_MSAT = 21_000_000 * 100_000_000_000
 
@@ -80,7 +84,7 @@ def order(
     if invoice.is_expired(unix_s):
         raise CommandError("the invoice has expired")
     _check_features(invoice)
-    if invoice.min_final_cltv_expiry_delta > MAX_HTLC_CLTV - MAX_SHADOW_BLOCKS:
+    if invoice.min_final_cltv_expiry_delta > MAX_HTLC_CLTV - SHADOW_ROOM:
         raise CommandError(
             f"the invoice wants the money locked for {invoice.min_final_cltv_expiry_delta} blocks"
         )
@@ -271,6 +275,19 @@ class PaymentOnion:
     tried: Tried = field(repr=False)
 
 
+def shadow_blocks(draw: bytes) -> int:
+    """Return how much later than it must the last HTLC ends (BOLT 7 § Recommendations for Routing).
+
+    By its expiry nobody on the way shall tell who the payee is, nor the payee who we are: as if up
+    to two more hops came. At least one, for a block may come while the HTLC is on its way.
+
+    Args:
+        draw: 4 random bytes.
+    """
+    deltas = (SHADOW_DELTAS[byte % len(SHADOW_DELTAS)] for byte in draw[2 : 2 + draw[0] % 3])
+    return 1 + draw[1] % SHADOW_ROOM + sum(deltas)
+
+
 def payment_onion(
     wanted: Order, route: Route, *, height: int, session_key: bytes, shadow_blocks: int
 ) -> PaymentOnion:
@@ -281,21 +298,20 @@ def payment_onion(
         route: the way of this part.
         height: of the chain.
         session_key: 32 random bytes, used once.
-        shadow_blocks: 1 to :data:`MAX_SHADOW_BLOCKS`, random: the payee cannot tell by the expiry
-            who we are (BOLT 7 § Recommendations for Routing), and blocks may come.
+        shadow_blocks: of :func:`shadow_blocks`; less where the way locks the money for long itself.
 
     Raises:
         CommandError: it does not fit.
     """
-    if not 1 <= shadow_blocks <= MAX_SHADOW_BLOCKS:
+    if shadow_blocks < 1:
         raise ValueError(f"{shadow_blocks} shadow blocks")
     recipient = wanted.recipient
     if route.amount_msat <= 0 or route.hops[-1].next_node_id != recipient.payee:
         raise CommandError("the way does not bring anything to the payee")
-    last = height + recipient.final_cltv_delta + shadow_blocks
-    carried = route.forwarded(last)
-    if carried[0][1] > height + MAX_ROUTE_CLTV:
+    room = MAX_ROUTE_CLTV - route.cltv_expiry_delta - recipient.final_cltv_delta
+    if room < 1:
         raise CommandError("the way would lock the money for too long")
+    carried = route.forwarded(height + recipient.final_cltv_delta + min(shadow_blocks, room))
     hops = onion_hops(recipient, route.hops, carried, wanted.amount_msat)
     try:
         onion = sphinx.build(session_key, hops, wanted.payment_hash)

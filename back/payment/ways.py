@@ -20,9 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Finder", "Ways"]
 
-ROOM_WAIT_S = 0.25
-ROOM_WAITS = 12
-"""So often a payment waits for HTLCs of ours to make room before it gives up."""
+ROOM_WAITS_S = (0.1, 0.2, 0.4, 0.8, 1.5)
+"""So often a payment waits for HTLCs of ours to make room before it gives up, and so long."""
 
 
 class Finder(Protocol):
@@ -72,18 +71,21 @@ class Ways:
             CommandError: there are none.
             BackendError: path-finding does not answer.
         """
-        waits = 0
+        waits = iter(ROOM_WAITS_S)
         while True:
             try:
                 if self.finder is None:
                     raise CommandError("route not found")
                 return await self.finder.find(self._request(sending))
             except CommandError as error:
-                is_late = waits == ROOM_WAITS or self._clock() >= sending.deadline_s
-                if is_late or not self._exits.is_room_coming(sending.missing_msat):
+                is_late = self._clock() >= sending.deadline_s
+                wait_s = None if is_late or not self._is_room_coming(sending) else next(waits, None)
+                if wait_s is None:
                     raise CommandError(self._why(sending, str(error))) from None
-            waits += 1
-            await asyncio.sleep(ROOM_WAIT_S)
+            await asyncio.sleep(wait_s)
+
+    def _is_room_coming(self, sending: "Sending") -> bool:
+        return self._exits.is_room_coming(sending.missing_msat, sending.payment.recipient)
 
     def _why(self, sending: "Sending", why: str) -> str:
         payee = sending.payment.recipient
@@ -105,7 +107,7 @@ class Ways:
             amount_msat=sending.missing_msat,
             max_fee_msat=max(0, sending.fee_left_msat),
             max_cltv_expiry_delta=(
-                send.MAX_HTLC_CLTV - send.MAX_SHADOW_BLOCKS - recipient.final_cltv_delta
+                send.MAX_HTLC_CLTV - send.SHADOW_ROOM - recipient.final_cltv_delta
             ),
             local=self._exits.local(sending.ignored_channels),
             extra=tuple((extra | sending.extra).values()),

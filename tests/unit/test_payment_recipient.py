@@ -201,6 +201,21 @@ def test_what_is_on_its_way_is_reserved_until_it_is_there() -> None:
     assert not exits._reserved
 
 
+def test_room_that_comes_in_one_channel_is_waited_for_whatever_others_have() -> None:
+    exits = exits_with({}, {})
+    one, other = (runner.channel for runner in exits._channels.runners.values())
+    object.__setattr__(other.parameters, "node_id", NODES[4])
+    most = exits.local()[0].can_send_msat
+    amount = most // 2
+    exits.reserve(0, most, 1)
+    assert exits.is_room_coming(amount), "the other may not lead to the payee"
+    assert exits.is_room_coming(amount, one.parameters.node_id)
+    assert exits.is_room_coming(amount, NODES[3]), "a payee that is no peer"
+    exits.reserve(0, -most, -1)
+    assert not exits.is_room_coming(amount, one.parameters.node_id)
+    assert not exits.is_room_coming(3 * most)
+
+
 # --- given routes ---------------------------------------------------------------------------------
 
 

@@ -111,17 +111,28 @@ def test_the_onion_tells_the_payee_what_it_asked_for() -> None:
 
 
 def test_no_htlc_is_locked_for_longer_than_max_htlc_cltv() -> None:
-    most = send.MAX_HTLC_CLTV - send.MAX_SHADOW_BLOCKS
+    most = send.MAX_HTLC_CLTV - send.SHADOW_ROOM
     wanted = order(min_final_cltv_expiry_delta=most)
     onion = send.payment_onion(
         wanted,
         DIRECT,
         height=0,
         session_key=secret("session"),
-        shadow_blocks=send.MAX_SHADOW_BLOCKS,
+        shadow_blocks=1_000,
     )
-    assert onion.cltv_expiry == send.MAX_HTLC_CLTV
+    assert onion.cltv_expiry == send.MAX_HTLC_CLTV, "the offset takes what is left"
     assert "locked" in refusal(min_final_cltv_expiry_delta=most + 1)
+
+
+def test_an_offset_looks_like_more_hops() -> None:
+    """It is never nothing, it varies, and it is no sure sign of anything."""
+    draws = [bytes([n % 3, n % 7, n % 5, n % 11]) for n in range(200)] + [b"\xff" * 4, bytes(4)]
+    offsets = [send.shadow_blocks(draw) for draw in draws]
+    assert min(offsets) >= 1
+    assert max(offsets) <= send.SHADOW_ROOM + 2 * 144
+    assert len(set(offsets)) > 50
+    assert any(offset <= send.SHADOW_ROOM for offset in offsets)
+    assert any(offset > 144 for offset in offsets)
 
 
 def test_metadata_that_does_not_fit_is_refused() -> None:
