@@ -19,10 +19,12 @@ AT_ONCE = 500
 def find_payments(
     connection: "Connection", payment_id: UUID | None = None, payment_hash: bytes | None = None
 ) -> list[tuple[Payment, list[Attempt]]]:
-    """Return payments with their attempts, by id or else by hash, the oldest first."""
+    """Return payments with their attempts, by id or else by hash, the oldest first.
+
+    The id of a payment that the asker splits itself gives all that belong to it.
+    """
     if payment_id is not None:
-        one = stored.find_payment(connection, payment_id)
-        payments = [one] if one is not None else []
+        payments = stored.find_family(connection, payment_id)
     else:
         payments = stored.list_payments(connection, payment_hash=payment_hash)
     return with_attempts(connection, payments)

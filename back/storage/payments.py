@@ -24,6 +24,7 @@ __all__ = [
     "add_payment",
     "attempt_failed",
     "attempt_sent",
+    "find_family",
     "find_payment",
     "find_standing",
     "has_split_payments",
@@ -249,6 +250,16 @@ def find_payment(connection: Connection, payment_id: UUID) -> Payment | None:
     query = select(payments).where(payments.c.id == payment_id.bytes)
     row = connection.execute(query).one_or_none()
     return None if row is None else _payment(row)
+
+
+def find_family(connection: Connection, payment_id: UUID) -> list[Payment]:
+    """Return the payment with this id, and those that are parts of it, the oldest first."""
+    query = (
+        select(payments)
+        .where(or_(payments.c.id == payment_id.bytes, payments.c.parent == payment_id.bytes))
+        .order_by(payments.c.created_at, payments.c.id)
+    )
+    return [_payment(row) for row in connection.execute(query)]
 
 
 def list_payments(

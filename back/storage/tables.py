@@ -336,6 +336,12 @@ Index(
     sqlite_where=text("external_id IS NOT NULL"),
     postgresql_where=text("external_id IS NOT NULL"),
 )
+Index(
+    "ix_payments_parent",
+    payments.c.parent,
+    sqlite_where=text("parent IS NOT NULL"),
+    postgresql_where=text("parent IS NOT NULL"),
+)
 
 attempts = Table(
     "attempts",
