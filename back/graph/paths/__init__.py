@@ -2,7 +2,9 @@
 
 * :mod:`.network` ·: the routing table as a graph of numbers.
 * :mod:`.experience` ·: what past attempts taught, fading with time.
-* :mod:`.search` ·: one route, by Dijkstra from the payee backwards.
+* :mod:`.question` ·: a request, and what it adds to the graph and takes from it.
+* :mod:`.search` ·: one route of least cost, from both ends.
+* :mod:`.strict` ·: one route where limits hide it from that.
 * :mod:`.split` ·: several routes that together carry an amount.
 * :mod:`.worker`: the process that does it. :mod:`.service`: the back's end of its pipe.
 """
