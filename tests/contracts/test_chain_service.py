@@ -157,8 +157,9 @@ async def test_a_reorg_is_told_from_the_top_and_the_new_blocks_after_it(
         gone = heard.all(BlockDisconnected)
         assert [(b.height, b.hash) for b in gone] == [(height, old[0]), (height - 1, old[1])]
         assert heard.heights() == [height - 1, height, height + 1]
-    best = hash_from_rpc(await own_bitcoind.call("getbestblockhash"))
-    assert store.blocks[-1] == BlockRef(height + 1, best)
+        best = hash_from_rpc(await own_bitcoind.call("getbestblockhash"))
+        # A block is stored once it was told.
+        await until(lambda: store.blocks[-1] == BlockRef(height + 1, best), "it is stored")
 
 
 async def test_a_reorg_while_away_is_followed_even_below_the_kept_blocks(
