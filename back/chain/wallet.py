@@ -25,7 +25,7 @@ from back.chain.bitcoind import (
 )
 from back.chain.feerates import sat_per_vb
 from shared.chain import Outpoint
-from shared.errors import CommandError, RpcError
+from shared.errors import BitcoindUnavailable, CommandError, RpcError
 
 __all__ = ["Balance", "BitcoindWallet", "FundingTransaction", "WalletTransaction"]
 
@@ -34,6 +34,8 @@ log = structlog.get_logger()
 RPC_WALLET_NOT_FOUND = -18
 RPC_WALLET_ALREADY_LOADED = -35
 RPC_WALLET_ERROR = -4
+BEING_LOADED = "exclusive lock"
+"""What bitcoind says of a wallet that it is loading already, or that another one has."""
 CHANGE_TYPE = "bech32"
 
 
@@ -119,6 +121,9 @@ class BitcoindWallet:
         except RpcError as error:
             if error.code == RPC_WALLET_ALREADY_LOADED:
                 return
+            if error.code == RPC_WALLET_ERROR and BEING_LOADED in str(error):
+                # Asked before, without an answer in time: a large wallet takes its time.
+                raise BitcoindUnavailable("the wallet is being loaded") from None
             if error.code != RPC_WALLET_NOT_FOUND:
                 raise
             await self._bitcoind.call("createwallet", wallet_name=name, load_on_startup=True)
