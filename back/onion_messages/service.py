@@ -144,6 +144,7 @@ class OnionMessages:
         reply_path: BlindedPath | None = None,
         through: Sequence[bytes] | None = None,
         avoided: Sequence[bytes] = (),
+        is_answer: bool = False,
     ) -> Sequence[bytes]:
         """Send a message. That it goes out does not say that it arrives.
 
@@ -153,6 +154,7 @@ class OnionMessages:
             reply_path: where an answer goes.
             through: nodes on the way, the first connected to us; None: find them.
             avoided: nodes not to go through, where they are to be found.
+            is_answer: somebody else chose the destination: nobody is dialled for it.
 
         Returns:
             The nodes through which it went.
@@ -167,7 +169,7 @@ class OnionMessages:
         if through is not None:
             nodes = through
         elif target != self.ways.node_id:
-            nodes = await self.ways.to(target, avoided)
+            nodes = await self.ways.to(target, avoided, is_answer=is_answer)
         key = secrets.token_bytes(32)
         try:
             if isinstance(destination, BlindedPath):
@@ -246,9 +248,10 @@ class OnionMessages:
 
     async def _answer(self, reply_path: BlindedPath, contents: Contents) -> None:
         try:
-            await self.send(reply_path, contents)
+            await self.send(reply_path, contents, is_answer=True)
         except CommandError as error:
-            log.info("onion_answer_not_sent", why=str(error))
+            self._on_outcome("dropped_answer")
+            log.debug("onion_answer_not_sent", why=str(error))
 
     def _leave(self, first: bytes, message: OnionMessage) -> None:
         """Hand a message of ours to the first node of its path.

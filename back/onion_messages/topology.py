@@ -20,7 +20,7 @@ __all__ = ["MAX_NODES", "Topology", "survey"]
 
 STEP = 500
 """Announcements looked at in one step: a millisecond or two."""
-SEARCH_STEP = 5_000
+SEARCH_STEP = 2_000
 """Neighbours looked at in one step of a search."""
 MAX_NODES = 8
 """Nodes between us and the recipient, at most; each takes 90 bytes of the onion."""

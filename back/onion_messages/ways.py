@@ -12,6 +12,7 @@ from shared.errors import BackendError, CommandError, MalformedMessage
 from shared.fabric.envelope import Reason
 from shared.features import Feature
 from shared.gossip.view import node_view
+from shared.onion_budget import Bucket
 from shared.wire import parse_addresses
 
 if TYPE_CHECKING:
@@ -25,7 +26,11 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 TOPOLOGY_AGE_S = 600.0
-"""So long what was found in the routing table is good enough."""
+"""So long what was found in the routing table is good enough, if that has not grown by a tenth."""
+RENEWED_S = 5.0
+"""Between two looks through the routing table."""
+SEARCHES_PER_S, SEARCH_BURST = 10.0, 50.0
+"""Searches for answers, which strangers make us send; each takes 10 ms or more of a core."""
 SEARCH_S = 10.0
 BORROWED_S = 120.0
 """A connection made for messages only is closed after so long."""
@@ -59,6 +64,8 @@ class Ways:
         self._connects = connects
         self._topology: Topology | None = None
         self._surveyed_at = 0.0
+        self._surveyed = 0
+        self._searches = Bucket(SEARCHES_PER_S, SEARCH_BURST, 0.0)
         self._surveying = asyncio.Lock()
 
     # --- who is there ----------------------------------------------------------------------------
@@ -106,18 +113,24 @@ class Ways:
 
     # --- how to get there -------------------------------------------------------------------------
 
-    async def to(self, target: bytes, avoided: Collection[bytes] = ()) -> Sequence[bytes]:
+    async def to(
+        self, target: bytes, avoided: Collection[bytes] = (), *, is_answer: bool = False
+    ) -> Sequence[bytes]:
         """Return through whom a message reaches a node; empty: it is connected to us.
 
         Args:
             target: not ourselves.
             avoided: nodes that were tried in vain.
+            is_answer: others choose the target: they must not have us dial whom they want, nor
+                search without end.
 
         Raises:
             CommandError: there is no way, or it was not found in time.
         """
         if self.peer(target) is not None:
             return ()
+        if is_answer and not self._may_search():
+            raise CommandError("too many answers to nodes that are not connected")
         try:
             async with asyncio.timeout(SEARCH_S):
                 found = await self._search(target, avoided)
@@ -125,8 +138,16 @@ class Ways:
             found = None
         if found is not None:
             return found
+        if is_answer:
+            raise CommandError("no way to that node is known")
         await self.connect(target)
         return ()
+
+    def _may_search(self) -> bool:
+        if not self._searches.has(1.0, asyncio.get_running_loop().time()):
+            return False
+        self._searches.take(1.0)
+        return True
 
     async def _search(self, target: bytes, avoided: Collection[bytes]) -> tuple[bytes, ...] | None:
         firsts = {node_id for node_id in list(self._peers.known) if self.peer(node_id) is not None}
@@ -139,11 +160,16 @@ class Ways:
 
     async def _present_topology(self) -> Topology:
         async with self._surveying:
-            now = asyncio.get_running_loop().time()
-            if self._topology is None or now - self._surveyed_at > TOPOLOGY_AGE_S:
-                self._topology = await _in_turns(survey(self._table()))
-                self._surveyed_at = now
+            now, table = asyncio.get_running_loop().time(), self._table()
+            if self._topology is None or self._is_outdated(table, now - self._surveyed_at):
+                self._surveyed_at, self._surveyed = now, table.channels + table.nodes
+                self._topology = await _in_turns(survey(table))
             return self._topology
+
+    def _is_outdated(self, table: "Table", age_s: float) -> bool:
+        """Whether the routing table is another one now: at a start, it is still being loaded."""
+        change = abs(table.channels + table.nodes - self._surveyed)
+        return age_s > TOPOLOGY_AGE_S or (age_s > RENEWED_S and change > self._surveyed // 10)
 
     async def connect(self, target: bytes) -> None:
         """Connect to a node for the sake of a message.

@@ -7,7 +7,6 @@ from support.onion_peer import Keys
 from shared.crypto import blinding, onion_message, sphinx
 from shared.crypto.failures import INVALID_ONION_BLINDING
 from shared.crypto.onion_message import Delivered, Forwarded
-from shared.crypto.payment_path import PathTerms, Via, payment_path
 from shared.crypto.recipient_data import (
     PaymentRelay,
     RecipientData,
@@ -167,50 +166,6 @@ def test_who_pays_by_payinfo_pays_at_least_what_all_hops_take(
     slack = len(hops) * (2 + (amount_msat + fee) // 1_000_000)
     assert arrives - amount_msat <= slack
     assert costs.cltv_expiry_delta == final + sum(hop.cltv_expiry_delta for hop in hops)
-
-
-@given(
-    nodes,
-    st.lists(relays, min_size=6, max_size=6),
-    st.integers(0, 3),
-    st.integers(10_000, 10**9),
-)
-@settings(max_examples=40, deadline=None)
-def test_a_path_to_us_lets_a_payment_through_that_its_payinfo_prices(
-    hops: list[Keys], terms: list[PaymentRelay], dummies: int, amount_msat: int
-) -> None:
-    *way, us = hops
-    vias = [
-        Via(hop.node_id, 1_000 + number, terms[number], 100 * number, 10**12 - number)
-        for number, hop in enumerate(way)
-    ]
-    wanted = PathTerms(b"path", 800_000, 24, 1_000, 10**11, dummies)
-    path, costs = payment_path(b"\x11" * 32, us.node_id, vias, wanted)
-    assert costs.htlc_maximum_msat == min([10**11, *(via.htlc_maximum_msat for via in vias)])
-    assert costs.htlc_minimum_msat == max([1_000, *(via.htlc_minimum_msat for via in vias)])
-    assert len({len(hop.encrypted_recipient_data) for hop in path.path}) == 1
-    fee = costs.fee_base_msat + costs.fee_proportional_millionths * amount_msat // 1_000_000
-    amount, expiry = amount_msat + fee, 800_000 + costs.cltv_expiry_delta
-    path_key = path.first_path_key
-    for number, (hop, part) in enumerate(
-        zip([*way, *[us] * (dummies + 1)], path.path, strict=True)
-    ):
-        opened = open_recipient_data(hop.private, path_key, part.encrypted_recipient_data)
-        path_key, data = opened.next_path_key, opened.data
-        assert data.payment_constraints is not None
-        assert expiry <= data.payment_constraints.max_cltv_expiry
-        assert amount >= data.payment_constraints.htlc_minimum_msat
-        if number == len(path.path) - 1:
-            assert data.path_id == b"path"
-            assert data.payment_relay is None
-            break
-        assert data.payment_relay is not None
-        assert data.path_id is None
-        assert (data.short_channel_id is None) == (number >= len(way))
-        amount = data.payment_relay.amt_to_forward_msat(amount)
-        expiry -= data.payment_relay.cltv_expiry_delta
-    assert amount >= amount_msat
-    assert expiry == 800_000 + 24
 
 
 def test_a_hop_that_is_told_what_it_does_not_know_refuses() -> None:

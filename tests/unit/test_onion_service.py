@@ -12,6 +12,7 @@ import pytest
 from support.onion_peer import Keys
 from support.waiting import until
 
+from back.onion_messages import ways
 from back.onion_messages.intake import MAX_WAITING, Intake
 from back.onion_messages.outbox import Outbox
 from back.onion_messages.rules import OnionRules
@@ -23,13 +24,24 @@ from shared.errors import BackendError, CommandError
 from shared.fabric import subjects
 from shared.fabric.envelope import Envelope, encode
 from shared.fabric.interface import Received
-from shared.features import Feature
+from shared.features import Feature, FeatureSet
+from shared.gossip.record import Change, ChannelRecord, Kind
 from shared.gossip.table import Table
 from shared.onion_budget import OnionLimits
-from shared.wire import BlindedPath, OnionMessage, to_json
+from shared.wire import (
+    Address,
+    BlindedPath,
+    ChannelAnnouncement,
+    NodeAnnouncement,
+    OnionMessage,
+    encode as wire_encode,
+    pack_addresses,
+    to_json,
+)
 
 HELLO = {1001: b"hello"}
 SCID = 7 << 40
+ANSWERS = 100
 
 
 @dataclass(eq=False)
@@ -539,3 +551,102 @@ async def test_a_queue_that_is_full_takes_no_more() -> None:
     await asyncio.sleep(0)
     assert len(heard) == MAX_WAITING
     await intake.stop()
+
+
+# --- through the network --------------------------------------------------------------------------
+
+
+def network_of(*pairs: tuple[Keys, Keys]) -> Table:
+    """A routing table with these channels, all nodes of which pass messages on."""
+    table = Table()
+    for number, pair in enumerate(pairs, 1):
+        one, other = sorted(keys.node_id for keys in pair)
+        announcement = ChannelAnnouncement(
+            node_signature_1=bytes(64),
+            node_signature_2=bytes(64),
+            bitcoin_signature_1=bytes(64),
+            bitcoin_signature_2=bytes(64),
+            features=b"",
+            chain_hash=bytes(32),
+            short_channel_id=number << 40,
+            node_id_1=one,
+            node_id_2=other,
+            bitcoin_key_1=one,
+            bitcoin_key_2=other,
+        )
+        record = ChannelRecord(wire_encode(announcement), 1_000_000, 0, bytes(32))
+        table.apply(Change(Kind.CHANNEL, number << 40, record))
+        for node_id in (one, other):
+            node = NodeAnnouncement(
+                signature=bytes(64),
+                features=FeatureSet.of(optional=[Feature.option_onion_messages]).to_bytes(),
+                timestamp=1,
+                node_id=node_id,
+                rgb_color=bytes(3),
+                alias=bytes(32),
+                addresses=pack_addresses({Address.parse("203.0.113.9:9735")}),
+            )
+            table.apply(Change(Kind.NODE, node_id, wire_encode(node)))
+    return table
+
+
+async def test_a_message_goes_through_the_network_where_its_recipient_is_not_a_peer() -> None:
+    scene, bob, carol, dave = Scene(), Keys(), Keys(), Keys()
+    scene.table = network_of((bob, carol), (carol, dave))
+    session = scene.join(bob)
+    assert await scene.messages.send(dave.node_id, HELLO) == (bob.node_id, carol.node_id)
+    message = await sent_to(session)
+    for keys in (bob, carol):
+        step = onion_message.unwrap(message, keys)
+        assert isinstance(step, Forwarded)
+        message = step.message
+    heard = onion_message.unwrap(message, dave)
+    assert isinstance(heard, Delivered)
+    assert heard.contents == HELLO
+    assert not scene.dialled
+
+
+async def test_a_question_that_is_not_answered_goes_another_way_the_next_time() -> None:
+    scene, bob, carol, dave = Scene(), Keys(), Keys(), Keys()
+    scene.table = network_of((bob, dave), (carol, dave))
+    sessions = [scene.join(bob), scene.join(carol)]
+    assert await scene.messages.ask(dave.node_id, HELLO) is None
+    assert all(session.sent for session in sessions)
+
+
+async def test_a_table_that_is_loaded_after_the_first_message_is_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ways, "RENEWED_S", 0.0)
+    scene, bob, carol = Scene(connects=False), Keys(), Keys()
+    scene.join(bob)
+    with pytest.raises(CommandError):
+        await scene.messages.send(carol.node_id, HELLO)
+    scene.table = network_of((bob, carol))
+    assert await scene.messages.send(carol.node_id, HELLO) == (bob.node_id,)
+
+
+async def test_for_an_answer_nobody_is_dialled_and_few_ways_are_searched() -> None:
+    scene, bob, carol = Scene(), Keys(), Keys()
+    scene.table = network_of((bob, carol))
+    scene.join(Keys())
+    scene.messages.subscribe(64, lambda asked: scene.messages.answer(asked, {66: b""}))
+    for _ in range(ANSWERS):
+        scene.arrives(path(scene.us), {64: b""}, path(carol))
+    await until(lambda: scene.counts["dropped_answer"] == ANSWERS, "all answers to be dropped")
+    assert not scene.dialled
+    # Our own messages are not held up by it, and may dial.
+    with pytest.raises(CommandError, match="front"):
+        await scene.messages.send(carol.node_id, HELLO)
+    assert scene.dialled == [(carol.node_id, ["203.0.113.9:9735"])]
+
+
+async def test_answers_beyond_the_budget_are_not_searched_for() -> None:
+    scene, bob, carol = Scene(), Keys(), Keys()
+    scene.table = network_of((bob, carol))
+    session = scene.join(bob)
+    scene.messages.subscribe(64, lambda asked: scene.messages.answer(asked, {66: b""}))
+    for _ in range(ANSWERS):
+        scene.arrives(path(scene.us), {64: b""}, path(carol))
+    await until(lambda: len(session.sent) + scene.counts["dropped_answer"] >= ANSWERS, "all")
+    assert 50 <= len(session.sent) < ANSWERS
