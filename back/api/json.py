@@ -8,13 +8,10 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from back.storage.payments import PaymentState
 from shared.units import ShortChannelId
 
 if TYPE_CHECKING:
-    from back.payment.sending import Sending
     from back.peer import Peer
-    from back.storage.payments import Payment
     from shared.bolt11 import Invoice, RouteHint
     from shared.features import FeatureSet
 
@@ -22,8 +19,6 @@ __all__ = [
     "Json",
     "features_json",
     "invoice_json",
-    "payment_event_json",
-    "payment_json",
     "peer_json",
     "scid_json",
     "timestamp_json",
@@ -100,87 +95,4 @@ def _hint_json(hop: "RouteHint") -> Json:
         "feeBase": hop.fee_base_msat,
         "feeProportionalMillionths": hop.fee_proportional_millionths,
         "cltvExpiryDelta": hop.cltv_expiry_delta,
-    }
-
-
-# --- payments ---------------------------------------------------------------------------------
-
-
-def payment_json(payment: "Payment", route: list[Json]) -> Json:
-    """A payment of ours.
-
-    Args:
-        payment: as stored.
-        route: hops of the attempt that paid.
-    """
-    shown: Json = {
-        "id": str(payment.id),
-        "parentId": str(payment.parent or payment.id),
-    }
-    if payment.external_id is not None:
-        shown["externalId"] = payment.external_id
-    shown |= {
-        "paymentHash": payment.payment_hash.hex(),
-        "paymentType": "Standard",
-        "amount": payment.amount_msat,
-        "recipientAmount": payment.amount_msat,
-        "recipientNodeId": payment.recipient.hex(),
-        "createdAt": timestamp_json(payment.created_at),
-        "status": _status_json(payment, route),
-    }
-    return shown
-
-
-def _status_json(payment: "Payment", route: list[Json]) -> Json:
-    completed = timestamp_json(payment.completed_at or 0)
-    match payment.state:
-        case PaymentState.PENDING:
-            return {"type": "pending"}
-        case PaymentState.FAILED:
-            failures = list(payment.failures)
-            return {"type": "failed", "failures": failures, "completedAt": completed}
-        case PaymentState.SENT:
-            return {
-                "type": "sent",
-                "paymentPreimage": (payment.preimage or b"").hex(),
-                "feesPaid": payment.fees_msat,
-                "route": route,
-                "completedAt": completed,
-            }
-
-
-def payment_event_json(sending: "Sending") -> Json:
-    """How a payment ended, for who waited for it."""
-    payment = sending.payment
-    shown: Json = {
-        "type": "payment-sent" if payment.state is PaymentState.SENT else "payment-failed",
-        "id": str(payment.id),
-        "paymentHash": payment.payment_hash.hex(),
-    }
-    started, settled = timestamp_json(payment.created_at), timestamp_json(payment.completed_at or 0)
-    if payment.state is not PaymentState.SENT:
-        shown["failures"] = list(payment.failures)
-        return {**shown, "startedAt": started, "settledAt": settled}
-    parts = [
-        {
-            "id": str(payment.id),
-            "channelId": part.channel_id.hex(),
-            "nextNodeId": part.tried.hops[0].next_node_id.hex(),
-            "amountWithFees": part.attempt.amount_msat + part.attempt.fees_msat,
-            "fees": part.attempt.fees_msat,
-            "startedAt": timestamp_json(part.attempt.created_at),
-            "settledAt": settled,
-        }
-        for part in sending.parts.values()
-        if part.is_paid
-    ]
-    return {
-        **shown,
-        "paymentPreimage": (payment.preimage or b"").hex(),
-        "recipientAmount": payment.amount_msat,
-        "recipientNodeId": payment.recipient.hex(),
-        "parts": parts,
-        "fees": payment.fees_msat,
-        "startedAt": started,
-        "settledAt": settled,
     }

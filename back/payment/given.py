@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from back.payment.route import Hop, LocalChannel
+from back.payment.route import Edge, Hop, LocalChannel
 from shared.errors import CommandError
 from shared.gossip.table import Entry, Table
 from shared.gossip.view import update_view
@@ -12,9 +12,20 @@ __all__ = ["hops_of_channels"]
 
 
 def hops_of_channels(
-    names: Sequence[int], own: bytes, local: Sequence[LocalChannel], table: Table
+    names: Sequence[int],
+    own: bytes,
+    local: Sequence[LocalChannel],
+    table: Table,
+    extra: Sequence[Edge] = (),
 ) -> list[Hop]:
     """Return the hops of channels in order, the first of which is ours.
+
+    Args:
+        names: their short channel ids.
+        own: our node id.
+        local: our channels that can send.
+        table: the channels that all know.
+        extra: others, of route hints: they count before the table.
 
     Raises:
         CommandError: a channel is not known, cannot be used, or does not follow the one before.
@@ -27,8 +38,9 @@ def hops_of_channels(
     hops = [Hop(own, ours[0].next_node_id, names[0])]
     for name in names[1:]:
         entry, node_id = table.channel(name), hops[-1].next_node_id
+        hinted = [edge.hop for edge in extra if edge.hop.short_channel_id == name]
         found = () if entry is None else _of_entry(name, entry)
-        following = [hop for hop in found if hop.node_id == node_id]
+        following = [hop for hop in (*hinted, *found) if hop.node_id == node_id]
         if not following:
             shown = ShortChannelId.unpack(name)
             raise CommandError(f"{node_id.hex()} has no channel {shown} that is known")

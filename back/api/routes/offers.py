@@ -17,9 +17,9 @@ from back.api.forms import (
     required,
 )
 from back.api.interface import ApiNode
-from back.api.json import payment_event_json
 from back.api.offer_json import offer_json, own_offer_json
 from back.api.routes.payments import LIMITS, limits_of
+from back.api.sent import payment_event_json
 from back.offers.book import NewOffer
 from back.offers.payer import Purchase
 from shared.bolt12 import offer_id

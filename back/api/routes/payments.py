@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
 
 from back.api.calls import call
 from back.api.forms import (
@@ -26,12 +25,11 @@ from back.api.forms import (
     required,
 )
 from back.api.interface import ApiNode
-from back.api.json import payment_event_json, payment_json
+from back.api.sent import payment_event_json, sent_json
 from back.payment.given import hops_of_channels
-from back.payment.restoring import shown_route
-from back.payment.route import LocalChannel, Route, RouteRequest
+from back.payment.route import Edge, LocalChannel, Route, RouteRequest
+from back.payment.send import hint_edges
 from back.payment.sending import MAX_ATTEMPTS, PaymentRequest, SendLimits
-from back.storage.payments import Attempt, PaymentState
 from shared.errors import CommandError
 
 LIMITS = (
@@ -115,7 +113,11 @@ async def sendtonode(node: ApiNode, form: Form) -> object:
     optional("nodeIds", NODE_IDS, "the nodes on the way, we first, the recipient last"),
     optional("shortChannelIds", SHORT_CHANNEL_IDS, "instead of nodeIds: the channels on the way"),
     optional("maxFeeMsat", AMOUNT_MSAT, "that the route may cost; any by default"),
-    optional("recipientAmountMsat", AMOUNT_MSAT, "of the whole payment, where this is a part"),
+    optional(
+        "recipientAmountMsat",
+        AMOUNT_MSAT,
+        "of all parts together; as the invoice says by default",
+    ),
     optional("externalId", TEXT, "whatever you call it"),
     optional("parentId", UUID_, "of the parts of one payment: they share it"),
     optional("trampolineSecret", UNSUPPORTED),
@@ -128,12 +130,12 @@ async def sendtoroute(node: ApiNode, form: Form) -> object:
         raise BadRequest("Give either 'nodeIds' or 'shortChannelIds'")
     amount_msat = form["amountMsat"]
     own, table = node.signer.node_id, node.graph.table
-    local = node.payments.sender.exits.local()
+    local, hints = node.payments.sender.exits.local(), tuple(hint_edges(invoice, own))
     if "nodeIds" in form:
-        names = await _between(node, form["nodeIds"], local, amount_msat)
+        names = await _between(node, form["nodeIds"], local, amount_msat, hints)
     else:
         names = [scid.pack() for scid in form["shortChannelIds"]]
-    hops = hops_of_channels(names, own, local, table)
+    hops = hops_of_channels(names, own, local, table, hints)
     if hops[-1].next_node_id != invoice.payee:
         raise CommandError("the route does not end at the invoice's payee")
     route = Route(amount_msat, tuple(hops))
@@ -144,7 +146,7 @@ async def sendtoroute(node: ApiNode, form: Form) -> object:
         PaymentRequest(
             invoice=invoice,
             bolt11=text,
-            amount_msat=form.get("recipientAmountMsat", amount_msat),
+            amount_msat=form.get("recipientAmountMsat", invoice.amount_msat or amount_msat),
             external_id=form.get("externalId"),
             limits=SendLimits(max_fee_msat=route.fee_msat, max_attempts=1),
             routes=(route,),
@@ -156,7 +158,11 @@ async def sendtoroute(node: ApiNode, form: Form) -> object:
 
 
 async def _between(
-    node: ApiNode, node_ids: Sequence[bytes], local: Sequence[LocalChannel], amount_msat: int
+    node: ApiNode,
+    node_ids: Sequence[bytes],
+    local: Sequence[LocalChannel],
+    amount_msat: int,
+    hints: tuple[Edge, ...],
 ) -> list[int]:
     """Return a channel between each two neighbours that carries an amount."""
     if len(node_ids) < 2 or node_ids[0] != node.signer.node_id:
@@ -166,7 +172,9 @@ async def _between(
         raise CommandError(f"no channel of ours with {node_ids[1].hex()} can send")
     names = [max(ours, key=lambda channel: channel.can_send_msat).short_channel_id]
     for one, other in pairwise(node_ids[1:]):
-        request = RouteRequest(one, other, amount_msat, max_fee_msat=amount_msat, max_hops=1)
+        request = RouteRequest(
+            one, other, amount_msat, max_fee_msat=amount_msat, max_hops=1, extra=hints
+        )
         (found,) = await node.paths.find(request)
         names.append(found.hops[0].short_channel_id)
     return names
@@ -179,14 +187,8 @@ async def _between(
     optional("paymentHash", HASH, "instead of id"),
 )
 async def getsentinfo(node: ApiNode, form: Form) -> object:
-    """Tell what became of payments."""
+    """Tell what became of payments: one entry for each, or for each part of several."""
     if ("id" in form) == ("paymentHash" in form):
         raise BadRequest("Give either 'id' or 'paymentHash'")
     found = await node.payments.find(form.get("id"), form.get("paymentHash"))
-    return [payment_json(payment, _route(attempts)) for payment, attempts in found]
-
-
-def _route(attempts: list[Attempt]) -> list[Any]:
-    """Hops of the attempt that paid."""
-    sent = [attempt for attempt in attempts if attempt.state is PaymentState.SENT]
-    return shown_route(sent[0].route) if sent else []
+    return [shown for payment, attempts in found for shown in sent_json(payment, attempts)]
