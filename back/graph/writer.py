@@ -146,7 +146,12 @@ class GraphWriter:
     @property
     def waiting(self) -> int:
         """Values that are not surely in the stream yet."""
-        return len(self._waiting) + len(self._doubtful) + len(self._home)
+        return len(self._waiting) + len(self._doubtful) + self.under_way
+
+    @property
+    def under_way(self) -> int:
+        """Values of these that were published, and of which the broker has said nothing yet."""
+        return len(self._home)
 
     def start(self) -> None:
         """Begin: make the stream, write; returns at once, also with no broker."""
