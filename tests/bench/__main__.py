@@ -79,6 +79,8 @@ def show(figures: dict[str, float]) -> Table:
 if __name__ == "__main__":
     logging.getLogger("asyncio").setLevel(logging.ERROR)
     found = uvloop.run(run(sys.argv[1:]))
-    Console().print(show(found))
+    screen = Console()
+    # Names are not cut where nobody's window says how wide it is.
+    (screen if screen.is_terminal else Console(width=140)).print(show(found))
     if not sys.argv[1:]:
         (ROOT / "bench.json").write_text(json.dumps(found, indent=2) + "\n")
