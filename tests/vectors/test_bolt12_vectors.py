@@ -1,7 +1,7 @@
 """BOLT 12's vectors, read from a checkout of the BOLTs where the machine has one.
 
 ``BOLTS_DIR`` names the folder that holds ``bolt12/*.json``. The rules that the vectors show are
-also tested without them, in tests/unit/test_bolt12_*.py.
+also tested without them, in tests/unit/shared/test_bolt12_*.py.
 """
 
 import json

@@ -5,7 +5,7 @@ from pathlib import Path
 from shared.wire import REGISTRY
 from shared.wire.reference import main, render
 
-PAGE = Path(__file__).parents[2] / "docs" / "messages.md"
+PAGE = Path(__file__).parents[3] / "docs" / "messages.md"
 
 
 def test_the_page_is_up_to_date() -> None:

@@ -15,7 +15,7 @@ from back.cli import app
 from back.settings import BackSettings
 from front.settings import FrontSettings
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 PAGES = [ROOT / "README.md", ROOT / "nats" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 NAMED = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 COMMON_OPTIONS = {"api", "password", "help"}

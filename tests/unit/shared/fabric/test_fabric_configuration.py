@@ -11,7 +11,7 @@ from shared.fabric import certificates, server
 from shared.fabric.configuration import cluster_conf, files, server_conf
 from shared.fabric.roles import ROLES
 
-NATS = Path(__file__).parents[2] / "nats"
+NATS = Path(__file__).parents[4] / "nats"
 
 
 @pytest.mark.parametrize("name", files())

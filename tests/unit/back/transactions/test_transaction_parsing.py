@@ -16,7 +16,7 @@ from back.transactions.transaction import (
 from shared.chain import Outpoint
 from shared.errors import MalformedMessage
 
-VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "bolt3_commitments.json").read_text())
+VECTORS = json.loads((Path(__file__).parents[3] / "vectors" / "bolt3_commitments.json").read_text())
 SIGNED = bytes.fromhex(VECTORS["cases"][0]["commitment"])
 PLAIN = legacy_bytes((Input(Outpoint(b"\x11" * 32, 7), 5),), (Output(1_000, b"\x51"),), 9)
 
