@@ -17,7 +17,7 @@ from back.channel.effects import (
 from back.payment import sending
 from back.payment.decision import Malformed, settlement, unreadable
 from back.relay import downstream
-from back.relay.onion import Final, Forward, interpret
+from back.relay.onion import Final, Forward, forwarded_before, interpret
 from shared.crypto.failures import INVALID_ONION_BLINDING
 from shared.errors import InvalidOnion
 
@@ -150,6 +150,9 @@ class Htlcs:
             runner.post(settlement(htlc, decision, error.shared_secret or b""))
             return
         asked = interpret(htlc, peeled, self._signer.open_recipient_data)
+        if not isinstance(asked, Forward) and self._relay.is_paired(runner.channel, htlc):
+            # A former version read more into it. Its outgoing HTLC may be paid all the same.
+            asked = forwarded_before(htlc, peeled)
         match asked:
             case Final():
                 self._receiver.received(runner, asked, exceeds_dust=effect.exceeds_dust_exposure)

@@ -20,7 +20,7 @@ from shared.errors import InvalidOnion
 if TYPE_CHECKING:
     from shared.crypto.recipient_data import Opened, RecipientData
 
-__all__ = ["Final", "Forward", "Place", "interpret"]
+__all__ = ["Final", "Forward", "Place", "forwarded_before", "interpret"]
 
 Open = Callable[[bytes, bytes], "Opened"]
 """(path_key, encrypted_recipient_data) → what it holds; raises InvalidOnion."""
@@ -114,6 +114,23 @@ def interpret(htlc: Htlc, peeled: Peeled, open_data: Open) -> Final | Forward | 
     except InvalidOnion as error:
         return unreadable(error) if place is Place.OUTSIDE else _refused(htlc, place, b"")
     return _blinded(htlc, payload, peeled, opened, place)
+
+
+def forwarded_before(htlc: Htlc, peeled: Peeled) -> Forward:
+    """Return what is needed to end an HTLC that was forwarded, and would not be any more.
+
+    It is never offered again. Where it came by is not known, so no error of later hops is told.
+    """
+    return Forward(
+        htlc,
+        None,
+        None,
+        htlc.amount_msat,
+        htlc.cltv_expiry,
+        peeled.next_packet or b"",
+        peeled.shared_secret,
+        Place.INTRODUCTION if htlc.path_key is None else Place.INSIDE,
+    )
 
 
 def _refused(htlc: Htlc, place: Place, message: bytes) -> Decision:

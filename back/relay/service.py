@@ -23,7 +23,7 @@ from shared.tasks import Tasks
 
 if TYPE_CHECKING:
     from back.channel.effects import HtlcFailed, HtlcFulfilled, HtlcOffered, OfferRefused
-    from back.channel.model import Channel
+    from back.channel.model import Channel, Htlc
     from back.channels import Channels
     from back.relay.limits import ForwardLimits
     from back.relay.onion import Forward
@@ -135,12 +135,17 @@ class Relay:
 
     # --- what came in -----------------------------------------------------------------------------
 
+    def is_paired(self, channel: "Channel", htlc: "Htlc") -> bool:
+        """Whether a former process forwarded a received HTLC that is told again."""
+        return ForwardId(channel.parameters.key_index, htlc.id) in self._paired
+
     def received(self, runner: "ChannelRunner", forward: "Forward", *, exceeds_dust: bool) -> None:
         """Forward an irrevocably committed HTLC, or fail it. Never blocks."""
         htlc, channel = forward.htlc, runner.channel
         forward_id = ForwardId(channel.parameters.key_index, htlc.id)
         # What was taken once is not looked at again: only its outcome counts.
         out_node_id = self._paired.pop(forward_id, None)
+        may_begin = out_node_id is None
         if out_node_id is None:
             failure = self._refusal(forward, exceeds_dust=exceeds_dust)
             out_node_id = b"" if failure else self._next_node_id(forward)
@@ -165,6 +170,7 @@ class Relay:
             path_key=forward.next_path_key,
             received_at_ms=now_ms,
             attempt=now_ms,
+            may_begin=may_begin,
         )
         self.upstream.received(runner, forward, offer)
 

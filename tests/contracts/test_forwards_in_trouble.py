@@ -8,7 +8,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from support.payment_lines import HEIGHT, Line, Node, Sent, ended, line_of_nodes, send
+from support.payment_lines import (
+    HEIGHT,
+    Line,
+    Node,
+    Sent,
+    ended,
+    held,
+    hold,
+    line_of_nodes,
+    send,
+)
 from support.waiting import until
 
 from back.channel.effects import HtlcFailed, HtlcFulfilled
@@ -21,7 +31,7 @@ from back.channel.events import (
     OfferHtlc,
     Received,
 )
-from back.channel.model import Failed, Fulfilled, Htlc, HtlcState, Phase
+from back.channel.model import Failed, Fulfilled, Htlc, Phase
 from back.runner import ChannelRunner
 from back.storage.statements import Write
 from back.transactions.transaction import Input, Output, legacy_bytes
@@ -47,21 +57,6 @@ async def invoiced(node: Node, amount_msat: int = AMOUNT) -> tuple[bytes, bytes]
     """Make an invoice; return its hash and secret."""
     invoice = bolt11.decode(await node.invoice(amount_msat))
     return invoice.payment_hash, invoice.payment_secret
-
-
-def hold(node: Node) -> None:
-    """Have a node leave what it gets undecided."""
-    sink = node.channels.payments
-    sink._receiver = SimpleNamespace(received=lambda *_, **__: None)  # type: ignore[attr-defined]
-
-
-def held(node: Node, other: Node) -> list[Htlc]:
-    """What a node holds of another, irrevocably."""
-    return [
-        htlc
-        for htlc in node.channel(other).htlcs.values()
-        if not htlc.offered and htlc.state is HtlcState.RCVD_ADD_ACK_REVOCATION
-    ]
 
 
 async def arrived(line: Line, count: int = 1) -> list[Htlc]:

@@ -18,7 +18,7 @@ from support.waiting import until
 
 from back.channel.effects import HtlcFailed, HtlcFulfilled, HtlcReceived, OfferRefused
 from back.channel.events import Connected, Disconnected, OfferHtlc, Received
-from back.channel.model import Channel, Funding, Link
+from back.channel.model import Channel, Funding, Htlc, HtlcState, Link
 from back.channels import Channels, PaymentEffect
 from back.graph.paths.experience import Experience
 from back.graph.paths.network import Network, Terms
@@ -43,7 +43,7 @@ from shared.fabric import subjects
 from shared.features import Feature, FeatureSet
 from shared.wire import Message, decode, encode
 
-__all__ = ["HEIGHT", "TERMS", "Line", "Node", "Wire", "line_of_nodes"]
+__all__ = ["HEIGHT", "TERMS", "Line", "Node", "Wire", "held", "hold", "line_of_nodes"]
 
 HEIGHT = 110
 DEADLINE_S = 20.0
@@ -521,3 +521,18 @@ async def _open(nodes: tuple[Node, Node], index: int, opening: dict[str, Any]) -
         await node.store.committer.submit(subjects.shard(other.node_id), rows)
         node.channels._adopt(channel)
     return scid
+
+
+def hold(node: Node) -> None:
+    """Have a node leave what it gets undecided."""
+    sink = node.channels.payments
+    sink._receiver = SimpleNamespace(received=lambda *_, **__: None)  # type: ignore[attr-defined]
+
+
+def held(node: Node, other: Node) -> list[Htlc]:
+    """What a node holds of another, irrevocably."""
+    return [
+        htlc
+        for htlc in node.channel(other).htlcs.values()
+        if not htlc.offered and htlc.state is HtlcState.RCVD_ADD_ACK_REVOCATION
+    ]
