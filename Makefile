@@ -16,7 +16,7 @@ demo: install  ## the whole set-up and the main job
 	$(BIN)/squall demo
 
 test: install  ## every test of the project
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: install  ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check .

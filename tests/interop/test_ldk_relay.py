@@ -1,6 +1,7 @@
 """Payments of LDK to LDK through us: both ways, in parts, and while our processes are killed."""
 
 import asyncio
+import contextlib
 import itertools
 import random
 import time
@@ -30,6 +31,7 @@ AT_ONCE = 20
 FRONT_DIES_AFTER, BACK_DIES_AFTER = 60, 120
 QUICK = {"SQUALL_FRONT_GOSSIP_FLUSH_S": "0.5"}
 SEED = 20240611
+PARTS_WAIT_TICKS = 4
 
 
 @dataclass
@@ -95,11 +97,7 @@ class Between:
         """
         tally: Counter[str] = Counter()
         for payer, payee, payment_hash in self.payments:
-            paid = await until(
-                lambda payer=payer, payment_hash=payment_hash: _ended(payer, payment_hash),
-                f"the end of {payment_hash}",
-                60,
-            )
+            paid = await _end(payer, payee, payment_hash)
             got = await _payment(payee, payment_hash, "in")
             assert (paid["status"] == "sent") == (got["status"] == "claimed"), (paid, got)
             tally[paid["status"]] += 1
@@ -152,9 +150,21 @@ async def _payment(ldk: Ldk, payment_hash: str, direction: str) -> dict[str, Any
     return dict(found)
 
 
-async def _ended(payer: Ldk, payment_hash: str) -> dict[str, Any]:
-    paid = await _payment(payer, payment_hash, "out")
-    return paid if paid["status"] in {"sent", "failed"} else {}
+async def _end(payer: Ldk, payee: Ldk, payment_hash: str) -> dict[str, Any]:
+    """Wait for the end of a payment.
+
+    An LDK that got only some parts waits for the others for three ticks, of a minute each.
+    """
+
+    async def ended() -> dict[str, Any]:
+        paid = await _payment(payer, payment_hash, "out")
+        return paid if paid["status"] in {"sent", "failed"} else {}
+
+    for _ in range(PARTS_WAIT_TICKS):
+        with contextlib.suppress(AssertionError):
+            return dict(await until(ended, "the end of a payment", 5))
+        await payee("tick")
+    return dict(await until(ended, f"the end of {payment_hash}", 60))
 
 
 @pytest.fixture

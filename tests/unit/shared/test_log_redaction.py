@@ -14,10 +14,11 @@ def _restore():
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     filters = logging.getLogger("asyncio").filters[:]
+    configured = structlog.get_config()
     yield
     root.handlers[:], root.level = handlers, level
     logging.getLogger("asyncio").filters[:] = filters
-    structlog.reset_defaults()
+    structlog.configure(**configured)
 
 
 @pytest.mark.parametrize(
